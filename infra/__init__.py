@@ -1,0 +1,1 @@
+"""Running it: settings, the command line, embedded servers, supervision."""

@@ -1,0 +1,1 @@
+"""The contracts: what parts of fleetpulse say to each other, and nothing else."""

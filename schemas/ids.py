@@ -1,0 +1,25 @@
+"""Component ids and stable hashes: the same thing gets the same id wherever it is met."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+
+def stable_id(*parts: object) -> str:
+    """A 32-digit hexadecimal hash of `parts`, the same in every process."""
+    return blake2b("\x1f".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+
+
+def gpu_id(gpu: str | None, node: str = "", pci: str | None = None) -> str:
+    """`gpu:SERIAL` (UUID where there is no serial); where neither is known the slot has to do: `gpu:NODE/PCI`."""
+    return f"gpu:{gpu}" if gpu else f"gpu:{node}/{pci or 'unknown'}"
+
+
+def node_id(node: str) -> str:
+    """`node:NAME`."""
+    return f"node:{node}"
+
+
+def rack_id(rack: str) -> str:
+    """`rack:NAME`."""
+    return f"rack:{rack}"

@@ -1,0 +1,1 @@
+"""Where the stream ends: ClickHouse, alerts, reports."""

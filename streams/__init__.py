@@ -1,0 +1,1 @@
+"""Stream processors: windows, detectors, faults, correlation."""
