@@ -46,8 +46,8 @@ class Codec(Protocol):
     def encode(self, record: Record) -> bytes:
         """Bytes of a record, written with the current schema of its class."""
 
-    def split(self, message: bytes | None) -> Framed:
-        """The writer's schema and the undecoded body."""
+    def split(self, message: bytes | None, name: str | None = None) -> Framed:
+        """The writer's schema, which must be one of the record `name` where that is given, and the undecoded body."""
 
     def decode(self, message: bytes | None, kind: type[R]) -> R:
         """A record, resolved from the writer's schema to the current one."""
@@ -70,8 +70,8 @@ class SingleObjectCodec:
         schemaless_writer(out, schema, msgspec.to_builtins(record, builtin_types=(bytes,)))
         return out.getvalue()
 
-    def split(self, message: bytes | None) -> Framed:
-        """The writer's schema and the undecoded body. Raises `CodecError` (not_avro, unknown_schema)."""
+    def split(self, message: bytes | None, name: str | None = None) -> Framed:
+        """The writer's schema and the undecoded body. Raises `CodecError` (not_avro, unknown_schema, wrong_record)."""
         if message is None or message[:2] != MARKER or len(message) < HEADER_BYTES:
             found = "no bytes at all" if not message else f"bytes that begin {message[:8].hex(' ')}"
             raise CodecError("not_avro", f"expected Avro single-object encoding, found {found}")
@@ -82,6 +82,8 @@ class SingleObjectCodec:
                 f"the writer's schema {message[2:HEADER_BYTES].hex()} is not one of this build's: "
                 "the producer is newer than this reader, or not ours",
             )
+        if name is not None and schema.name != name:
+            raise CodecError("wrong_record", f"expected a {name}, found a {schema.name}")
         return Framed(schema, message[HEADER_BYTES:])
 
     def decode(self, message: bytes | None, kind: type[R]) -> R:
@@ -89,20 +91,18 @@ class SingleObjectCodec:
 
         Raises `CodecError` (not_avro, unknown_schema, wrong_record, truncated, trailing_bytes, not_avro).
         """
-        framed = self.split(message)
+        framed = self.split(message, kind.__name__)
         return msgspec.convert(self.decode_body(framed, kind.__name__), kind)
 
     @staticmethod
     def decode_body(framed: Framed, name: str) -> dict[str, Any]:
         """The fields of a body, resolved to the current schema `name`; the whole body must be used up."""
-        if framed.schema.name != name:
-            raise CodecError("wrong_record", f"expected a {name}, found a {framed.schema.name}")
         source = io.BytesIO(framed.body)
         try:
             fields = schemaless_reader(source, framed.schema.parsed, registry.current(name).parsed)
         except EOFError as error:
             raise CodecError("truncated", f"the {name} ends early, after {len(framed.body)} bytes") from error
-        except Exception as error:  # noqa: BLE001 - fastavro raises whatever the garbage leads it to
+        except Exception as error:  # fastavro raises whatever the garbage leads it to
             raise CodecError("not_avro", f"the {name} does not decode: {type(error).__name__}: {error}") from error
         left = len(framed.body) - source.tell()
         if left:

@@ -12,7 +12,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A value that travels through a topic."""
 
 
-class GpuSample(Record, kw_only=True):
+class GpuSample(Record, frozen=True, kw_only=True):
     """One node at one tick: every array has one entry per GPU, in the order of `gpus`; NaN is `not read`."""
 
     site: str
@@ -52,7 +52,7 @@ class GpuSample(Record, kw_only=True):
     throttle_reasons: list[int] = []
 
 
-class HardwareEvent(Record, kw_only=True):
+class HardwareEvent(Record, frozen=True, kw_only=True):
     """Something that happened once on a node (or `count` times, summarised), with its raw text."""
 
     event_id: str
@@ -77,7 +77,7 @@ class HardwareEvent(Record, kw_only=True):
     last_raw: str | None = None
 
 
-class InventoryRecord(Record, kw_only=True):
+class InventoryRecord(Record, frozen=True, kw_only=True):
     """Where one component is and what it belongs to; the newest record of a component id replaces the ones before."""
 
     component: str
@@ -103,7 +103,7 @@ class InventoryRecord(Record, kw_only=True):
     removed: bool = False
 
 
-class Anomaly(Record, kw_only=True):
+class Anomaly(Record, frozen=True, kw_only=True):
     """A detector's finding on samples, once when raised and once when cleared."""
 
     anomaly_id: str
@@ -118,6 +118,7 @@ class Anomaly(Record, kw_only=True):
     fault_class: str
     state: str
     severity: str
+    action: str = "none"
     value: float | None = None
     limit: float | None = None
     begin_ms: int
@@ -125,7 +126,7 @@ class Anomaly(Record, kw_only=True):
     reason: str
 
 
-class Evidence(Record, kw_only=True):
+class Evidence(Record, frozen=True, kw_only=True):
     """One piece of evidence of a fault."""
 
     id: str
@@ -134,7 +135,7 @@ class Evidence(Record, kw_only=True):
     text: str
 
 
-class Fault(Record, kw_only=True):
+class Fault(Record, frozen=True, kw_only=True):
     """One component's problem of one class, at one revision of its life."""
 
     fault_id: str
@@ -161,7 +162,7 @@ class Fault(Record, kw_only=True):
     observed_ms: int
 
 
-class Member(Record, kw_only=True):
+class Member(Record, frozen=True, kw_only=True):
     """One fault of an incident, and its role there."""
 
     fault_id: str
@@ -172,7 +173,7 @@ class Member(Record, kw_only=True):
     because: str
 
 
-class Incident(Record, kw_only=True):
+class Incident(Record, frozen=True, kw_only=True):
     """Faults that share one cause, at one revision."""
 
     incident_id: str
@@ -202,7 +203,7 @@ class Incident(Record, kw_only=True):
     decided_ms: int
 
 
-class DeadLetter(Record, kw_only=True):
+class DeadLetter(Record, frozen=True, kw_only=True):
     """Bytes that could not be used, as they came, where from, and why."""
 
     topic: str
@@ -217,7 +218,6 @@ class DeadLetter(Record, kw_only=True):
 
 
 RECORDS: dict[str, type[Record]] = {
-    kind.__name__: kind
-    for kind in (GpuSample, HardwareEvent, InventoryRecord, Anomaly, Fault, Incident, DeadLetter)
+    kind.__name__: kind for kind in (GpuSample, HardwareEvent, InventoryRecord, Anomaly, Fault, Incident, DeadLetter)
 }
 """Schema name to record class."""

@@ -35,7 +35,7 @@ class Schema:
 
 
 def parse(source: bytes, *, current: bool) -> Schema:
-    """Read one `.avsc` document. Raises `msgspec.DecodeError` or fastavro's `SchemaParseException` where it is not one."""
+    """Read one `.avsc` document. Raises `msgspec.DecodeError` or `SchemaParseException` where it is not one."""
     document = msgspec.json.decode(source)
     canonical = to_parsing_canonical_form(document)
     return Schema(

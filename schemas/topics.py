@@ -16,18 +16,22 @@ ANOMALIES = "fleet.anomalies"
 FAULTS = "fleet.faults"
 INCIDENTS = "fleet.incidents"
 DEAD_LETTERS = "dead.letters"
+STREAMS_STATE = "streams.state"
 
 
 class Topic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one topic is keyed and kept."""
 
     schema: str
+    """The record's name, or `none` where the bytes are nobody else's business."""
     key: str
     partitions: int
     retention_hours: int
     """-1 keeps for ever."""
     cleanup: Literal["delete", "compact"]
     purpose: str
+    timestamp: Literal["append", "create"] = "append"
+    """Whose clock stamps a record: the broker's (append), so that a node's wrong clock shows, or the producer's."""
 
 
 @cache

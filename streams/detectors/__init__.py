@@ -1,0 +1,46 @@
+"""Detectors: what is odd in the readings of a partition.
+
+Each detector is one file behind one contract, `Detector`. It holds arrays over the partition's GPUs or nodes, grows
+them as the roster grows, and is fed closed ticks in order. It does no I/O and reads no clock.
+
+To add one: write `name.py` with a class that has this contract, and name it in `build`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from schemas.catalog.metrics import Metric
+from schemas.records import Anomaly
+from streams.detectors.silence import SilenceDetector
+from streams.detectors.threshold import ThresholdDetector
+from streams.samples import METRICS, THROTTLE
+from streams.ticks import Tick
+
+
+class Detector(Protocol):
+    """One way to find something odd.
+
+    `update` may not block or raise, whatever the numbers are: NaN and infinities are readings like others. It gives an
+    anomaly when a condition is raised and the same `anomaly_id` again when it is cleared, both in roster order.
+    `restore` takes the anomalies that stood when the partition was last worked on.
+    """
+
+    def update(self, tick: Tick) -> Iterable[Anomaly]:
+        """Take the next tick in; gives what is raised or cleared by it."""
+
+    def restore(self, standing: Iterable[Anomaly]) -> None:
+        """Begin with these raised; those of other detectors and rules are passed over."""
+
+
+def build(catalogue: Mapping[str, Metric], *, silence_ms: int, tick_ms: int) -> list[Detector]:
+    """The detectors that the metric catalogue asks for, and silence, which needs no metric."""
+    row = {name: at for at, name in enumerate(METRICS)} | {THROTTLE: -1}
+    found: list[Detector] = [
+        ThresholdDetector(name, row[name], metric.unit, rule, tick_ms=tick_ms)
+        for name, metric in catalogue.items()
+        for rule in metric.rules
+        if rule.detector == "threshold"
+    ]
+    return [*found, SilenceDetector(silence_ms=silence_ms)]

@@ -1,0 +1,280 @@
+"""Evidence folded into faults: one component, one class, one life, however often it is reported.
+
+A fault opens with the first evidence that the catalogue does not call informational, gathers what follows, and ends
+the way its class says. Every change that an operator would want to see is one `Fault` record with the next revision;
+mere repeats raise the count and are written now and then. The clock comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+import msgspec
+from msgspec.structs import replace
+
+from schemas.catalog import ACTIONS, SEVERITIES, Catalog, ClearsOn, Entry
+from schemas.ids import gpu_id, node_id, stable_id
+from schemas.records import Anomaly, Evidence, Fault, HardwareEvent
+from streams.topology import Topology
+
+INFORMATIONAL = "informational"
+_FIRST_EVIDENCE, _LAST_EVIDENCE = 3, 5
+_REMEMBERED = 64
+"""Evidence ids kept per fault: the same event delivered again within so many is not counted twice."""
+_EVERY_REPEAT_UNTIL = 16
+_REPEAT_GROWTH = 1.25
+_FLUSH_MS = 5000
+"""Counts of a storm are written at the latest after so long."""
+_CLEARING_KINDS: dict[str, ClearsOn] = {
+    "gpu_found": "gpu_reports",
+    "driver_recovered": "driver_recovered",
+    "source_recovered": "source_recovered",
+}
+_NODE_WIDE: frozenset[ClearsOn] = frozenset({"driver_recovered", "source_recovered", "new_boot"})
+
+
+class OpenFault(msgspec.Struct, kw_only=True):
+    """A fault that has not ended, with what is needed to go on with it. About 3 KB with full evidence."""
+
+    fault: Fault
+    """The newest state; its revision is that of the last record written."""
+    boot_id: str | None = None
+    """The node's boot id at the last evidence."""
+    standing: list[str] = []
+    """Anomalies that are raised and not cleared."""
+    remembered: list[str] = []
+    """Ids of the last evidence."""
+    arrived_ms: int = 0
+    """When the last evidence reached Kafka."""
+    written_count: int = 0
+    written_ms: int = 0
+
+
+class FaultBook:
+    """The open faults of one partition, by component and class.
+
+    `on_event`, `on_anomaly` and `advance` give the records to write, in order. They never raise for what a record
+    holds. `changes` gives what has to be kept to go on after a restart, `restore` takes it back.
+    """
+
+    def __init__(self, catalog: Catalog, topology: Topology) -> None:
+        self._catalog = catalog
+        self._topology = topology
+        self._open: dict[str, OpenFault] = {}
+        self._touched: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def on_event(self, event: HardwareEvent, arrived_ms: int) -> list[Fault]:
+        """Fold a hardware event in; `arrived_ms` is when it reached Kafka."""
+        written = list(self._ends_by(event))
+        entry = self._catalog.of(event)
+        if entry.fault_class == INFORMATIONAL:
+            return written
+        component_kind = self._catalog.faults[entry.fault_class].component_kind
+        gpu = event.gpu or self._topology.gpu_at(event.node, event.pci)
+        evidence = Evidence(id=event.event_id, at_ms=event.event_ms, source=event.source, text=_text(event, entry))
+        seed = Fault(
+            fault_id="",
+            revision=0,
+            state="open",
+            site=event.site,
+            rack=event.rack,
+            node=event.node,
+            gpu=gpu if component_kind == "gpu" else None,
+            pci=event.pci or (self._topology.pci_of(gpu) if component_kind == "gpu" else None),
+            component=_component(component_kind, event, gpu),
+            component_kind=component_kind,
+            fault_class=entry.fault_class,
+            code=event.code,
+            severity=entry.severity,
+            action=entry.action,
+            rule=entry.rule,
+            reason=entry.reason,
+            first_ms=event.event_ms,
+            last_ms=event.event_ms,
+            count=event.count,
+            evidence=[evidence],
+            observed_ms=event.observed_ms,
+        )
+        return written + self._fold(seed, arrived_ms, boot_id=event.boot_id)
+
+    def on_anomaly(self, anomaly: Anomaly, arrived_ms: int) -> list[Fault]:
+        """Fold a detector's finding in: raised ones open or feed a fault, cleared ones may end it."""
+        if anomaly.state == "cleared":
+            return list(self._anomaly_cleared(anomaly, arrived_ms))
+        fault_class = self._catalog.faults.get(anomaly.fault_class)
+        evidence = Evidence(
+            id=anomaly.anomaly_id,
+            at_ms=anomaly.tick_ms,
+            source=anomaly.detector,
+            text=f"{anomaly.rule}: {anomaly.reason}",
+        )
+        seed = Fault(
+            fault_id="",
+            revision=0,
+            state="open",
+            site=anomaly.site,
+            rack=anomaly.rack,
+            node=anomaly.node,
+            gpu=anomaly.gpu,
+            pci=self._topology.pci_of(anomaly.gpu),
+            component=anomaly.component,
+            component_kind=fault_class.component_kind if fault_class else "gpu",
+            fault_class=anomaly.fault_class,
+            code=None,
+            severity=anomaly.severity,
+            action=anomaly.action,
+            rule=f"{anomaly.detector}.{anomaly.rule}",
+            reason=anomaly.reason,
+            first_ms=anomaly.begin_ms,
+            last_ms=anomaly.tick_ms,
+            count=1,
+            evidence=[evidence],
+            observed_ms=anomaly.tick_ms,
+        )
+        return self._fold(seed, arrived_ms, standing=anomaly.anomaly_id)
+
+    def advance(self, now_ms: int) -> list[Fault]:
+        """Let time go on: ends faults that have been quiet for long enough, writes counts that are behind."""
+        written = []
+        for key, open_fault in list(self._open.items()):
+            quiet_s = self._quiet_s(open_fault)
+            if quiet_s is not None and now_ms - open_fault.arrived_ms >= quiet_s * 1000:
+                written.append(self._end(key, open_fault.fault.last_ms + quiet_s * 1000))
+            elif open_fault.fault.count > open_fault.written_count and now_ms - open_fault.written_ms >= _FLUSH_MS:
+                written.append(self._write(key, now_ms))
+        return written
+
+    def changes(self) -> dict[str, bytes | None]:
+        """What has changed since the last call, by key; None where a fault has ended."""
+        touched, self._touched = self._touched, set()
+        return {key: msgspec.msgpack.encode(self._open[key]) if key in self._open else None for key in sorted(touched)}
+
+    def restore(self, key: str, state: bytes) -> None:
+        """Take back one open fault. Raises `msgspec.DecodeError` where the bytes are not ours."""
+        self._open[key] = msgspec.msgpack.decode(state, type=OpenFault)
+
+    def _fold(
+        self, seed: Fault, arrived_ms: int, *, boot_id: str | None = None, standing: str | None = None
+    ) -> list[Fault]:
+        key = f"{seed.component}|{seed.fault_class}"
+        evidence = seed.evidence[0]
+        found = self._open.get(key)
+        if found is None:
+            fault = replace(seed, fault_id=stable_id("fault", seed.component, seed.fault_class, evidence.id))
+            found = self._open[key] = OpenFault(fault=replace(fault, count=0, evidence=[]))
+        elif evidence.id in found.remembered:
+            return []
+        before = found.fault
+        found.fault = _with(before, seed)
+        found.remembered = [*found.remembered[1 - _REMEMBERED :], evidence.id]
+        found.arrived_ms = max(found.arrived_ms, arrived_ms)
+        found.boot_id = boot_id or found.boot_id
+        if standing:
+            found.standing.append(standing)
+        self._touched.add(key)
+        count = found.fault.count
+        worth_writing = (
+            before.revision == 0
+            or (before.severity, before.action, before.code)
+            != (found.fault.severity, found.fault.action, found.fault.code)
+            or count <= _EVERY_REPEAT_UNTIL
+            or count >= ceil(found.written_count * _REPEAT_GROWTH)
+        )
+        return [self._write(key, arrived_ms)] if worth_writing else []
+
+    def _anomaly_cleared(self, anomaly: Anomaly, arrived_ms: int) -> Iterator[Fault]:
+        key = f"{anomaly.component}|{anomaly.fault_class}"
+        found = self._open.get(key)
+        if found is not None and anomaly.anomaly_id in found.standing:
+            found.standing.remove(anomaly.anomaly_id)
+            found.arrived_ms = max(found.arrived_ms, arrived_ms)
+            self._touched.add(key)
+            if not found.standing and self._clears_on(found, "anomaly_cleared"):
+                yield self._end(key, anomaly.tick_ms)
+        if anomaly.rule == "gpu_silent":
+            for other, open_fault in list(self._open.items()):
+                if open_fault.fault.component == anomaly.component and self._clears_on(open_fault, "gpu_reports"):
+                    yield self._end(other, anomaly.tick_ms)
+
+    def _ends_by(self, event: HardwareEvent) -> Iterator[Fault]:
+        """Faults that an event ends: a new boot of their node, a recovery of just what was wrong."""
+        trigger = _CLEARING_KINDS.get(event.kind)
+        if event.kind == "xid" and event.code == 154 and event.details.get("variant") == "none":
+            trigger = "recovery_action_none"
+        gpu = event.gpu or self._topology.gpu_at(event.node, event.pci)
+        component = gpu_id(gpu, event.node, event.pci)
+        for key, found in list(self._open.items()):
+            if found.fault.node != event.node:
+                continue
+            rebooted = event.kind == "agent_started" and found.boot_id not in (None, event.boot_id)
+            ours = trigger in _NODE_WIDE or found.fault.component == component
+            if (trigger and ours and self._clears_on(found, trigger)) or (
+                rebooted and self._clears_on(found, "new_boot") and not found.standing
+            ):
+                yield self._end(key, event.event_ms)
+
+    def _clears_on(self, found: OpenFault, trigger: ClearsOn) -> bool:
+        fault_class = self._catalog.faults.get(found.fault.fault_class)
+        return fault_class is not None and trigger in fault_class.clears_on
+
+    def _quiet_s(self, found: OpenFault) -> int | None:
+        """Seconds of quiet that end a fault; None where a detector still holds it up, or quiet ends nothing."""
+        fault_class = self._catalog.faults.get(found.fault.fault_class)
+        return None if found.standing or fault_class is None else fault_class.clears_after_quiet_s
+
+    def _write(self, key: str, now_ms: int) -> Fault:
+        found = self._open[key]
+        state = "open" if found.fault.revision == 0 else "updated"
+        found.fault = replace(found.fault, revision=found.fault.revision + 1, state=state)
+        found.written_count, found.written_ms = found.fault.count, now_ms
+        self._touched.add(key)
+        return found.fault
+
+    def _end(self, key: str, at_ms: int) -> Fault:
+        fault = self._open.pop(key).fault
+        self._touched.add(key)
+        return replace(fault, revision=fault.revision + 1, state="cleared", cleared_ms=max(at_ms, fault.last_ms))
+
+
+def _with(fault: Fault, news: Fault) -> Fault:
+    """A fault with one more piece of evidence; the most severe evidence decides code, action and reason."""
+    evidence = sorted([*fault.evidence, *news.evidence], key=lambda one: one.at_ms)
+    if len(evidence) > _FIRST_EVIDENCE + _LAST_EVIDENCE:
+        evidence = evidence[:_FIRST_EVIDENCE] + evidence[-_LAST_EVIDENCE:]
+    decides = news if fault.count == 0 or _weight(news) > _weight(fault) else fault
+    return replace(
+        fault,
+        code=decides.code,
+        severity=decides.severity,
+        action=decides.action,
+        rule=decides.rule,
+        reason=decides.reason,
+        gpu=fault.gpu or news.gpu,
+        pci=fault.pci or news.pci,
+        first_ms=min(fault.first_ms, news.first_ms),
+        last_ms=max(fault.last_ms, news.last_ms),
+        count=fault.count + news.count,
+        evidence=evidence,
+    )
+
+
+def _weight(fault: Fault) -> tuple[int, int]:
+    return SEVERITIES.index(fault.severity), ACTIONS.index(fault.action)
+
+
+def _text(event: HardwareEvent, entry: Entry) -> str:
+    return event.raw or entry.name
+
+
+def _component(kind: str, event: HardwareEvent, gpu: str | None) -> str:
+    if kind == "gpu":
+        return gpu_id(gpu, event.node, event.pci)
+    if kind == "nvswitch":
+        return f"nvswitch:{event.node}/{event.pci or 'unknown'}"
+    if kind == "port":
+        return f"port:{event.node}/{event.details.get('interface') or event.link or 'unknown'}"
+    return node_id(event.node)

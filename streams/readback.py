@@ -1,0 +1,163 @@
+"""Reading parts of topics back, outside the consumer group: state, windows, the inventory.
+
+Everything here blocks and uses a consumer of its own that commits nothing. A worker calls it from a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from schemas.codec import CodecError, SingleObjectCodec
+from schemas.records import InventoryRecord
+from schemas.topics import INVENTORY, SAMPLES, STREAMS_STATE
+from streams.topology import Topology
+
+_WAIT_S = 10.0
+_POLL_S = 0.05
+_BATCH = 2000
+_TIMED_OUT, _PARTITION_EOF = KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF  # noqa: SLF001 - documented as public
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A Kafka record in the shape that `streams.samples.Message` asks for."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+    @classmethod
+    def of(cls, message: KafkaMessage) -> Record:
+        """The same in our shape."""
+        _, stamped_ms = message.timestamp()
+        return cls(message.topic(), message.partition(), message.offset(), stamped_ms, message.key(), message.value())
+
+
+class Reader:
+    """A consumer without a group. Close it when done."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "fleetpulse-readback",  # required by the client, never used: nothing is committed
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            },
+            logger=logging.getLogger("librdkafka"),
+        )
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._consumer.close()
+
+    def end(self, topic: str, partition: int) -> int:
+        """The offset behind the last record. Raises `KafkaException` where no broker answers within a second."""
+        _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=1.0, cached=False)
+        return int(high)
+
+    def between(self, topic: str, partition: int, first: int, end: int) -> Iterator[Sequence[Record]]:
+        """Records with offsets from `first` to below `end`, in batches.
+
+        Raises `KafkaException` where the broker says no, and where it says nothing for ten seconds.
+        """
+        if first >= end:
+            return
+        self._consumer.assign([TopicPartition(topic, partition, first)])
+        quiet_s = 0.0
+        try:
+            while True:
+                # consume() waits for a full batch, so the patience is ours
+                messages = self._consumer.consume(_BATCH, timeout=_POLL_S)
+                quiet_s = 0.0 if messages else quiet_s + _POLL_S
+                if quiet_s > _WAIT_S:
+                    raise KafkaException(KafkaError(_TIMED_OUT, f"no answer for {topic} [{partition}]"))
+                records = [Record.of(_checked(m)) for m in messages if not _is_end(m) and m.offset() < end]
+                if records:
+                    yield records
+                if any(_is_end(m) or m.offset() >= end - 1 for m in messages):
+                    return
+        finally:
+            self._consumer.unassign()
+
+    def whole(self, topic: str, partition: int) -> Iterator[Sequence[Record]]:
+        """All records of a partition as it is now."""
+        target = TopicPartition(topic, partition)
+        low, high = self._consumer.get_watermark_offsets(target, timeout=_WAIT_S, cached=False)
+        yield from self.between(topic, partition, low, high)
+
+    def state(self, partition: int) -> dict[str, bytes]:
+        """The stream processors' memory of a partition, by key."""
+        newest: dict[str, bytes] = {}
+        for records in self.whole(STREAMS_STATE, partition):
+            for record in records:
+                key = (record.key or b"").decode()
+                if record.value:
+                    newest[key] = record.value
+                else:
+                    newest.pop(key, None)
+        return newest
+
+    def samples_before(self, partition: int, offset: int, since_ms: int) -> Iterator[Sequence[Record]]:
+        """The samples of a partition that reached Kafka from `since_ms` on, up to below `offset`."""
+        found = self._consumer.offsets_for_times([TopicPartition(SAMPLES, partition, since_ms)], timeout=_WAIT_S)
+        first = found[0].offset
+        if 0 <= first < offset:
+            yield from self.between(SAMPLES, partition, first, offset)
+
+
+class InventoryFeed:
+    """The inventory topic, followed from its beginning into a `Topology`."""
+
+    def __init__(self, bootstrap: str, codec: SingleObjectCodec, topology: Topology) -> None:
+        self._reader = Reader(bootstrap)
+        self._codec, self._topology = codec, topology
+        self._next: dict[int, int] = {}
+
+    def follow(self) -> int:
+        """Read what has come since; gives how many records were understood. Raises `KafkaException`."""
+        learnt = 0
+        for partition in self._partitions():
+            end = self._reader.end(INVENTORY, partition)
+            for records in self._reader.between(INVENTORY, partition, self._next.get(partition, 0), end):
+                learnt += sum(self._learn(record) for record in records)
+            self._next[partition] = end
+        return learnt
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._reader.close()
+
+    def _learn(self, record: Record) -> bool:
+        try:
+            self._topology.learn(self._codec.decode(record.value, InventoryRecord))
+        except CodecError:
+            return False  # the sink dead-letters it; here the place just stays unknown
+        return True
+
+    def _partitions(self) -> list[int]:
+        if not self._next:
+            metadata = self._reader._consumer.list_topics(INVENTORY, timeout=_WAIT_S)  # noqa: SLF001 - same module
+            self._next = dict.fromkeys(metadata.topics[INVENTORY].partitions, 0)
+        return sorted(self._next)
+
+
+def _is_end(message: Any) -> bool:
+    error = message.error()
+    return error is not None and error.code() == _PARTITION_EOF
+
+
+def _checked(message: Any) -> KafkaMessage:
+    if message.error() is not None:
+        raise KafkaException(message.error())
+    return message
