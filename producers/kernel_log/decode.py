@@ -1,0 +1,181 @@
+"""Kernel lines to hardware events. Pure: no files, no clock; never raises, whatever the bytes.
+
+A line that says XID or SXid with a code is never dropped because another part of it is unusual.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from producers.kernel_log.events import GpuMap, KernelEvent, normal_pci
+from producers.kernel_log.lines import Line, is_journal_bytes, unwrap
+from producers.kernel_log.texts import ADAPTER_DRIVERS, NEEDLES, NVRM_NEEDLES, TEXTS, VIRTUAL_INTERFACE, Text
+from producers.kernel_log.xid import Coded, find_coded
+
+RAW_CHARS = 8192
+"""A longer line is cut around what was found in it: Kafka takes no message of a megabyte."""
+_HEAD = re.compile(r"The NVIDIA GPU ([^\s()]*)")
+_TAIL = "fallen off the bus"
+_SINGLE = re.compile(r"GPU ([0-9a-fA-F:.]+): GPU has fallen off the bus")
+_PATIENCE_LINES = 8
+"""The driver prints its three lines in one go; other processors' lines may come between."""
+_SWITCH_MEMORY = 256
+_NOTHING: tuple[KernelEvent, ...] = ()
+
+
+class _Head:
+    """A "The NVIDIA GPU …" whose "… fallen off the bus" has not come yet."""
+
+    __slots__ = ("event_ms", "left", "line", "pci", "raw", "text")
+
+    def __init__(self, line: int, raw: str, text: str, address: str, event_ms: int | None) -> None:
+        self.line, self.raw, self.text, self.event_ms = line, raw, text, event_ms
+        self.pci = normal_pci(address)
+        self.left = _PATIENCE_LINES
+
+
+class Decoder:
+    """Feeds on lines in order and gives events. Its memory is small and bounded: open joins, GPUs, recent SXids."""
+
+    def __init__(self, *, now_ms: int | None = None, boot_ms: int | None = None, gpus: GpuMap | None = None) -> None:
+        self.now_ms = now_ms
+        """Gives syslog stamps their year; may be moved on."""
+        self.boot_ms = boot_ms
+        """UTC milliseconds of the boot; gives monotonic stamps their time."""
+        self.gpus = GpuMap() if gpus is None else gpus
+        self._head: _Head | None = None
+        self._mapped: tuple[int, str | None] = (-1, None)
+        """Line and address of the last "GPU at PCI:…": the next line may name its serial."""
+        self._switch: dict[tuple[str | None, int | None], Coded] = {}
+        """What the first line of an SXid said, for the lines with its data that follow."""
+
+    def feed(self, number: int, raw: str) -> Sequence[KernelEvent]:
+        """The events that the physical line `number` (from 1) completes; mostly none."""
+        nvrm = "NVRM" in raw
+        if (
+            not nvrm
+            and self._head is None
+            and not any(needle in raw for needle in NEEDLES)
+            and not is_journal_bytes(raw)
+        ):
+            return _NOTHING
+        if nvrm and self._head is None and not any(needle in raw for needle in NVRM_NEEDLES):
+            return _NOTHING
+        raw = raw.rstrip("\r\n")
+        line = unwrap(raw, now_ms=self.now_ms, boot_ms=self.boot_ms)
+        return [event for message in line.messages for event in self._message(number, raw, line, message)]
+
+    def _message(self, number: int, raw: str, line: Line, message: str) -> Iterator[KernelEvent]:
+        coded = find_coded(message)
+        if coded:
+            for found in coded:
+                yield self._coded(number, raw, line, found)
+            return
+        if _TAIL in message or self._head is not None or _HEAD.search(message):
+            yield from self._fallen(number, raw, line, message)
+        for text in TEXTS:
+            if text.needle in message and (match := text.pattern.search(message)):
+                yield from self._text(number, raw, line, text, match)
+                return
+
+    def _coded(self, number: int, raw: str, line: Line, found: Coded) -> KernelEvent:
+        if found.kind == "sxid":
+            found = self._with_switch_memory(found)
+        return self._event(number, raw, line, found.kind, found.at, found.pci, found.details, found.code, found.link)
+
+    def _with_switch_memory(self, found: Coded) -> Coded:
+        """A switch reports one error in three lines, and only the first says what the others detail."""
+        key = (found.pci, found.code)
+        if "part" not in found.details:
+            self._switch.pop(key, None)
+            self._switch[key] = found
+            if len(self._switch) > _SWITCH_MEMORY:
+                del self._switch[next(iter(self._switch))]
+            return found
+        first = self._switch.get(key)
+        if first is None:
+            return found
+        details = {k: v for k, v in first.details.items() if k in {"variant", "text"}} | found.details
+        return found._replace(link=first.link if found.link is None else found.link, details=details)
+
+    def _fallen(self, number: int, raw: str, line: Line, message: str) -> Iterator[KernelEvent]:
+        """`The NVIDIA GPU … fallen off the bus …` in one message or over several lines."""
+        if single := _SINGLE.search(message):
+            yield self._event(number, raw, line, "fallen_off_bus", single.start(), normal_pci(single[1]))
+            return
+        head = self._head
+        if start := _HEAD.search(message):
+            head = self._head = _Head(number, raw, message[start.start() :], start[1], line.event_ms)
+        elif head is not None:
+            head.left -= 1
+            if "NVRM" in message or _TAIL in message:
+                head.text += " " + message.partition("NVRM:")[2].strip() if "NVRM:" in message else " " + message
+                head.raw = head.raw if head.raw.endswith(raw) else f"{head.raw}\n{raw}"
+            if head.left <= 0:
+                self._head = None
+        elif _TAIL in message and "NVRM" in message:
+            # The lines before it are gone; a lost GPU without its address is still a lost GPU.
+            yield self._event(number, raw, line, "fallen_off_bus", message.index(_TAIL), None)
+        if head is not None and _TAIL in head.text:
+            self._head = None
+            if head.pci is not None:
+                whole = Line((), head.event_ms, line.boot_id)
+                yield self._event(head.line, head.raw, whole, "fallen_off_bus", 0, head.pci)
+
+    def _text(self, number: int, raw: str, line: Line, text: Text, match: re.Match[str]) -> Iterator[KernelEvent]:
+        groups = {name: value for name, value in match.groupdict().items() if value}
+        pci = normal_pci(groups.pop("pci", ""))
+        details = groups
+        if text.kind == "link_flap" and VIRTUAL_INTERFACE.match(groups["interface"]):
+            return
+        if text.kind in {"gpu_map", "gpu_serial"}:
+            if text.kind == "gpu_serial" and pci is None and self._mapped[0] in {number - 1, number}:
+                pci = self._mapped[1]
+            if text.kind == "gpu_map":
+                self._mapped = (number, pci)
+            self.gpus.learn(pci, uuid=groups.get("uuid"), serial=groups.get("serial"))
+        if text.kind == "pcie_limited" and (
+            groups.get("driver") in ADAPTER_DRIVERS or self.gpus.gpu_at(pci) is not None
+        ):
+            details["variant"] = "adapter"
+        if "severity" in details:
+            details["variant"] = details.pop("severity").lower().replace("-", "")
+        yield self._event(number, raw, line, text.kind, match.start(), pci, details)
+
+    def _event(
+        self,
+        number: int,
+        raw: str,
+        line: Line,
+        kind: str,
+        at: int,
+        pci: str | None,
+        details: dict[str, str] | None = None,
+        code: int | None = None,
+        link: int | None = None,
+    ) -> KernelEvent:
+        return KernelEvent(
+            line=number,
+            kind=kind,
+            code=code,
+            pci=pci,
+            link=link,
+            gpu=self.gpus.gpu_at(pci) if kind != "sxid" else None,
+            event_ms=line.event_ms,
+            details=details or {},
+            raw=raw if len(raw) <= RAW_CHARS else _cut(raw, at),
+            boot_id=line.boot_id,
+        )
+
+
+def _cut(raw: str, at: int) -> str:
+    begin = max(0, min(at - 200, len(raw) - RAW_CHARS))
+    return raw[begin : begin + RAW_CHARS]
+
+
+def decode(lines: Iterable[str], decoder: Decoder | None = None) -> Iterator[KernelEvent]:
+    """The events of physical lines, in order; reads no further ahead than a join needs."""
+    decoder = Decoder() if decoder is None else decoder
+    for number, raw in enumerate(lines, start=1):
+        yield from decoder.feed(number, raw)

@@ -1,0 +1,144 @@
+"""XID and SXid messages taken apart.
+
+`NVRM: Xid (PCI:0000:9b:00): 119, pid=2024380, name=nvidia-smi, Timeout after 6s of waiting for RPC response …`
+`nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 28006, Non-fatal, Link 46 MC TS crumbstore MCTO (First)`
+(formats: https://docs.nvidia.com/deploy/xid-errors/ and the Fabric Manager user guide, runtime errors).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from producers.kernel_log.events import normal_pci
+
+_CODED = re.compile(
+    r"""(?<![A-Za-z])(?P<sxid>S)?X(?:id|ID)(?![A-Za-z])\s{0,4}
+        (?: \((?P<where>[^()]{0,80})\)            # the usual form
+          | \((?P<open>PCI:[0-9a-fA-F:.]{4,20})(?=:\s) # the closing bracket is missing
+          | (?:[a-z]{1,12}\ ){0,2}error           # "Xid critical error: 79"
+        )\s{0,4}:\s{0,4}
+        (?P<code>0x[0-9a-fA-F]{1,16}|[0-9]{1,20})\b""",
+    re.VERBOSE,
+)
+_SWITCH = re.compile(r"nvidia-nvswitch([0-9]{1,4}):\s*$")
+_INSTANCE = re.compile(r"GPU-I:([0-9]{1,4})")
+_PID = re.compile(r"^[\s,:]*pid='?(?:(?P<pid>[0-9]{1,20})(?![^,'])|[^,']{0,40})'?")
+_NAME = re.compile(r"^[\s,]*name='?(?P<name>[^,']{0,200}?)'?(?=,|$)")
+_CAUSED_BY = re.compile(r"caused by previous Xid (?P<caused_by_xid>[0-9]{1,9})")
+_CHANNEL = re.compile(r"\bCh (?:ID )?(?P<channel>[0-9a-fA-F]{8})\b")
+_LINK = re.compile(r"\blink (?P<link>-?[0-9]{1,4})(?![0-9])", re.IGNORECASE)
+_FATALITY = re.compile(r"\b(?P<non>non-?)?fatal\b", re.IGNORECASE)
+_SUB_CODE = re.compile(r"\b(?P<sub_code>[A-Z][A-Z0-9_/]{2,40})\s+(?:[Nn]on-?)?[Ff]atal\b")
+_REGISTERS = re.compile(r"\((?P<registers>0x[0-9a-fA-F]{1,16}(?:,? 0x[0-9a-fA-F]{1,16}){0,15})")
+_SWITCH_SEVERITY = re.compile(r"^[\s,]*Severity (?P<level>[0-9])\b")
+_SWITCH_DATA = re.compile(r"^[\s,]*Data \{")
+_RECOVERY = re.compile(
+    r"recovery action changed from (?P<was>0x[0-9a-fA-F]{1,8})(?: \((?P<was_text>[^)]{1,60})\))?"
+    r"(?: to (?P<now>0x[0-9a-fA-F]{1,8})(?: \((?P<now_text>[^)]{1,60})\))?)?"
+)
+RECOVERY_ACTIONS = {0: "None", 1: "GPU Reset Required", 2: "Node Reboot Required", 3: "Drain P2P", 4: "Drain and Reset"}
+"""The driver's words for its numbers (`NV2080_CTRL_GPU_RECOVERY_ACTION` in the driver's headers)."""
+_DETAILS: dict[int, re.Pattern[str]] = {
+    48: re.compile(r"physAddr (?P<address>0x[0-9a-fA-F]+)"),
+    63: re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),
+    64: re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),
+    94: re.compile(r"RST: (?P<reset>Yes|No)"),
+    95: re.compile(r"RST: (?P<reset>Yes|No)"),
+    119: re.compile(r"Expected function (?P<function>[0-9]+ \(\w{1,60}\))"),
+}
+_NVLINK5 = range(144, 151)
+_MAX_CODE = 2**31 - 1
+
+
+class Coded(NamedTuple):
+    """One XID or SXid. `code` is None where the number is beyond what a code can be."""
+
+    kind: str
+    code: int | None
+    pci: str | None
+    link: int | None
+    details: dict[str, str]
+    at: int
+    """Where in the message it begins."""
+
+
+def find_coded(message: str) -> list[Coded]:
+    """Every XID and SXid of a message, in order; lines glued together hold more than one."""
+    if "Xid" not in message and "XID" not in message:
+        return []
+    matches = list(_CODED.finditer(message))
+    ends = [*(match.start() for match in matches), len(message)][1:]
+    return [_coded(message, match, message[match.end() : end]) for match, end in zip(matches, ends, strict=True)]
+
+
+def _coded(message: str, match: re.Match[str], rest: str) -> Coded:
+    where = match["where"] or match["open"] or ""
+    code: int | None = int(match["code"], 16 if match["code"].startswith("0x") else 10)
+    details: dict[str, str] = {}
+    if code is not None and code > _MAX_CODE:
+        details["code_text"], code = match["code"], None
+    if instance := _INSTANCE.search(where):
+        details["gpu_instance"] = instance[1]
+    kind, read = ("sxid", _read_sxid) if match["sxid"] else ("xid", _read_xid)
+    if switch := _SWITCH.search(message, 0, match.start()):
+        details["nvswitch"] = switch[1]
+    link = read(code, rest, details)
+    return Coded(kind, code, normal_pci(where.partition(" ")[0]), link, details, match.start())
+
+
+def _read_xid(code: int | None, rest: str, details: dict[str, str]) -> int | None:
+    for pattern in (_PID, _NAME):
+        if found := pattern.search(rest):
+            rest = rest[found.end() :]
+            details |= {name: value for name, value in found.groupdict().items() if value and value != "<unknown>"}
+    for pattern in (_CHANNEL, _CAUSED_BY, _DETAILS.get(code or 0)):
+        if pattern and (found := pattern.search(rest)):
+            details |= {name: value for name, value in found.groupdict().items() if value}
+    if code == 154:
+        _read_recovery(rest, details)
+    if code in _NVLINK5:
+        _read_nvlink5(rest, details)
+    if (code == 74 or code in _NVLINK5) and (link := _LINK.search(rest)):
+        return _link(link)
+    return None
+
+
+def _read_nvlink5(rest: str, details: dict[str, str]) -> None:
+    """`RLW_SRC_TRACK Nonfatal XC1 i0 Link 03 (0x040868e2 0x00000008 …)`: unit, fatality, link, interrupt registers."""
+    for pattern in (_SUB_CODE, _REGISTERS):
+        if found := pattern.search(rest):
+            details |= found.groupdict()
+    if fatality := _FATALITY.search(rest):
+        details["variant"] = "nonfatal" if fatality["non"] else "fatal"
+
+
+def _read_recovery(rest: str, details: dict[str, str]) -> None:
+    """`GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)`."""
+    found = _RECOVERY.search(rest)
+    if found is None:
+        return
+    for name, number, text in (("recovery_was", "was", "was_text"), ("recovery_action", "now", "now_text")):
+        if found[number]:
+            value = found[text] or RECOVERY_ACTIONS.get(int(found[number], 16)) or found[number]
+            details[name] = value
+    if "recovery_action" in details:
+        details["variant"] = re.sub(r"\W+", "_", details["recovery_action"].strip().lower())
+
+
+def _read_sxid(_code: int | None, rest: str, details: dict[str, str]) -> int | None:
+    if level := _SWITCH_SEVERITY.search(rest):
+        details["part"] = "severity"
+        details["variant"] = "nonfatal" if level["level"] == "0" else "fatal"
+    elif _SWITCH_DATA.search(rest):
+        details["part"] = "data"
+    elif fatality := _FATALITY.search(rest):
+        details["variant"] = "nonfatal" if fatality["non"] else "fatal"
+    link = _LINK.search(rest)
+    return _link(link) if link else None
+
+
+def _link(found: re.Match[str]) -> int | None:
+    """The driver writes -1 where an error belongs to no link."""
+    number = int(found["link"])
+    return number if number >= 0 else None

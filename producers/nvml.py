@@ -1,0 +1,384 @@
+"""What NVML says of each GPU, once per tick: the samples of `gpu.samples`, and events where it does not say it.
+
+A value that cannot be read is NaN and reported, never made up: a GPU that is lost or answers nothing, a metric that
+fails, a driver that is gone are events, once each. What a GPU does not support is NaN and asked again now and then.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from producers import metrics
+from producers.discovery import GpuIdentity, Roster, has_nvidia_gpu, without_shared_serials
+from producers.nvml_library import Nvml, NvmlError
+from producers.nvml_metrics import COLUMNS, DRIVER_GONE, LOST, METRICS, THROTTLE, UNSUPPORTED, Way
+from producers.source import Origin
+from schemas.catalog import Catalog
+from schemas.records import GpuSample, HardwareEvent, Record
+
+log = structlog.get_logger()
+
+DRIVER_RETRY_S = 30.0
+"""How often a driver that is gone, or a GPU that is lost, is asked again."""
+SUPPORT_RETRY_S = 300.0
+"""How often a metric that is not supported is asked again: a driver update or a mode change may bring it."""
+REPEAT_S = 300.0
+"""A metric that comes and goes is reported at most so often."""
+
+Plan = list[tuple[str, list[tuple[int, int, Way]]]]
+"""Calls to make, each with what it gives: the metric's number, the way's number, the way."""
+
+
+@dataclass(slots=True, eq=False)
+class _Gpu:
+    """One GPU and what is remembered of it between ticks: some 4 kB."""
+
+    identity: GpuIdentity
+    handle: Any = None
+    """None while it is lost."""
+    state: str = "new"
+    """new, read, unreadable or lost."""
+    ask_again: float = 0.0
+    """When a lost GPU is looked for again."""
+    unsupported: dict[tuple[int, int], float] = field(default_factory=dict)
+    """(metric, way) to when it is tried again."""
+    plan: Plan | None = None
+    told: dict[int, float] = field(default_factory=dict)
+    """Metric to when it was last reported."""
+    failing: set[int] = field(default_factory=set)
+    totals: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Metric to the running total and the moment at which it was read."""
+
+
+class NvmlSource:
+    """The GPUs of this node. `read` returns one `GpuSample` (none where the node has no GPU) and what is to report."""
+
+    name = "nvml"
+
+    def __init__(
+        self,
+        origin: Origin,
+        catalog: Catalog,
+        nvml: Nvml,
+        roster: Roster,
+        *,
+        interval_ms: int = 1000,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], float] = time.monotonic,
+        gpu_on_bus: Callable[[], bool] = has_nvidia_gpu,
+    ) -> None:
+        self.doing = "nothing yet"
+        self._origin = origin
+        self._catalog = catalog
+        self._nvml = nvml
+        self._roster = roster
+        self._interval_ms = interval_ms
+        self._wall_ms = wall_ms
+        self._clock = clock
+        self._gpu_on_bus = gpu_on_bus
+        self._gpus = [_Gpu(identity) for identity in roster.known]
+        self._asked = False
+        self._open = False
+        self._reopen_at = -math.inf
+        self._driver_event_sent = False
+        self._count: int | None = None
+        self._mute: set[int] = set()
+        """Indexes that were lost before they could say who they are."""
+        self._offered = [True] * len(COLUMNS)
+
+    def identities(self) -> Sequence[GpuIdentity] | None:
+        """The GPUs known so far, lost ones too; None before the driver was asked for the first time."""
+        return [gpu.identity for gpu in self._gpus] if self._asked else None
+
+    def read(self, now_ms: int) -> Iterable[Record]:
+        """One tick."""
+        now_s = self._clock()
+        events: list[HardwareEvent] = []
+        if not self._open and now_s >= self._reopen_at:
+            self._open_driver(now_s, now_ms, events)
+        rows: list[list[float]] = []
+        if self._open:
+            try:
+                rows = self._read_all(now_s, now_ms, events)
+            except NvmlError as error:
+                self._lose_driver(error, now_s, now_ms, events)
+        self.doing = "nothing"
+        if not self._gpus:
+            return events
+        for state in ("read", "lost", "unreadable"):
+            metrics.GPUS.labels(state).set(sum(gpu.state == state for gpu in self._gpus))
+        return [*events, self._sample(rows or [_nothing() for _ in self._gpus], now_ms)]
+
+    def _open_driver(self, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
+        self.doing = "opening the driver"
+        try:
+            self._nvml.open()
+            self._find(now_s, now_ms, events)
+        except NvmlError as error:
+            self._lose_driver(error, now_s, now_ms, events)
+            return
+        finally:
+            self._asked = True
+        self._open = True
+        if self._driver_event_sent:
+            self._driver_event_sent = False
+            events.append(self._event("driver_recovered", now_ms, raw="NVML can be initialised again"))
+
+    def _lose_driver(self, error: NvmlError, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
+        if self._open:
+            self.doing = "closing the driver"
+            self._nvml.close()
+            self._open = False
+        self._reopen_at = now_s + DRIVER_RETRY_S
+        for gpu in self._gpus:
+            gpu.handle, gpu.plan = None, None
+            gpu.totals.clear()
+        if self._driver_event_sent:
+            return
+        self._driver_event_sent = True
+        if self._roster.known or self._gpu_on_bus():
+            details = {"error": str(error), "code": str(error.code)}
+            events.append(self._event("driver_unavailable", now_ms, details=details, raw=f"NVML: {error}"))
+            log.error("the GPU driver cannot be reached", error=str(error), retry_s=DRIVER_RETRY_S)
+        else:
+            log.info("this machine has no NVIDIA GPU: events only", nvml=str(error))
+
+    def _find(self, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
+        """Enumerate the GPUs, and match them with those that are known."""
+        self.doing = "enumerating the GPUs"
+        count = self._nvml.count()
+        if self._count not in (None, count):
+            text = f"NVML counts {count} GPUs, it was {self._count}"
+            details = {"before": str(self._count), "now": str(count)}
+            events.append(self._event("gpu_count_changed", now_ms, details=details, raw=text))
+        self._count = count
+        found: list[tuple[GpuIdentity, Any]] = []
+        mute: dict[int, NvmlError] = {}
+        for index in range(count):
+            try:
+                handle = self._nvml.handle(index)
+                found.append((self._nvml.identify(handle, index), handle))
+            except NvmlError as error:
+                if error.code in DRIVER_GONE:
+                    raise
+                mute[index] = error
+        node = self._origin.node
+        unique = without_shared_serials([identity for identity, _ in found])
+        handles = {identity.key(node): handle for identity, (_, handle) in zip(unique, found, strict=True)}
+        self._roster.meet(unique, node)
+        kept = {gpu.identity.key(node): gpu for gpu in self._gpus}
+        self._gpus = []
+        for identity in self._roster.known:
+            gpu = kept.get(identity.key(node)) or _Gpu(identity)
+            gpu.identity, gpu.handle, gpu.plan = identity, handles.get(identity.key(node)), None
+            self._gpus.append(gpu)
+            if gpu.handle is None:
+                why = str(mute.pop(identity.index, "NVML does not list it any more"))
+                self._lose(gpu, why, now_s, now_ms, events)
+        for index in mute.keys() - self._mute:
+            details = {"index": str(index), "error": str(mute[index])}
+            raw = f"NVML: GPU {index}: {mute[index]}"
+            events.append(self._event("gpu_lost", now_ms, details=details, raw=raw))
+        self._mute = set(mute)
+
+    def _read_all(self, now_s: float, now_ms: int, events: list[HardwareEvent]) -> list[list[float]]:
+        self.doing = "counting the GPUs"
+        if self._nvml.count() != self._count:
+            self._find(now_s, now_ms, events)
+        return [self._read_gpu(gpu, now_s, now_ms, events) for gpu in self._gpus]
+
+    def _look_again(self, gpu: _Gpu, now_s: float) -> None:
+        """Ask for a lost GPU where it was, unless another one answers there."""
+        gpu.ask_again = now_s + DRIVER_RETRY_S
+        if any(other.handle is not None and other.identity.index == gpu.identity.index for other in self._gpus):
+            return
+        self.doing = f"looking for the lost GPU {gpu.identity.index} ({gpu.identity.pci})"
+        try:
+            handle = self._nvml.handle(gpu.identity.index)
+            if self._nvml.identify(handle, gpu.identity.index).uuid == gpu.identity.uuid:
+                gpu.handle = handle
+        except NvmlError as error:
+            if error.code in DRIVER_GONE:
+                raise
+
+    def _read_gpu(self, gpu: _Gpu, now_s: float, now_ms: int, events: list[HardwareEvent]) -> list[float]:
+        row = _nothing()
+        if gpu.handle is None and now_s >= gpu.ask_again:
+            self._look_again(gpu, now_s)
+        if gpu.handle is None:
+            return row
+        if gpu.plan is None or any(now_s >= again for again in gpu.unsupported.values()):
+            gpu.unsupported = {key: again for key, again in gpu.unsupported.items() if now_s < again}
+            gpu.plan = _plan(gpu.unsupported, range(len(METRICS)))
+        problems: dict[int, NvmlError] = {}
+        plan = gpu.plan
+        while plan:
+            try:
+                missing = self._ask(gpu, plan, row, problems, now_s)
+            except NvmlError as error:
+                if error.code not in LOST:
+                    raise
+                self._lose(gpu, str(error), now_s, now_ms, events)
+                return _nothing()
+            plan = _plan(gpu.unsupported, missing)
+            if missing:
+                gpu.plan = None
+        if problems and all(math.isnan(value) for value in row[:THROTTLE]):
+            self._cannot_read(gpu, problems, now_ms, events)
+            return row
+        if gpu.state in ("lost", "unreadable"):
+            text = f"NVML reads {gpu.identity.key(self._origin.node)} again"
+            events.append(self._event("gpu_found", now_ms, gpu=gpu.identity, raw=text))
+        gpu.state = "read"
+        self._tell_problems(gpu, problems, now_s, now_ms, events)
+        return row
+
+    def _ask(self, gpu: _Gpu, plan: Plan, row: list[float], problems: dict[int, NvmlError], now_s: float) -> list[int]:
+        """Make the calls of a plan. Returns the metrics that turned out to be unsupported this way.
+
+        Raises `NvmlError` where the GPU is lost or the driver gone: each further question may take seconds.
+        """
+        missing: list[int] = []
+        for call, outputs in plan:
+            self.doing = f"reading {call} of GPU {gpu.identity.index} ({gpu.identity.pci})"
+            answer: Sequence[float | NvmlError]
+            try:
+                answer = self._nvml.read(gpu.handle, call)
+            except NvmlError as error:
+                if error.code in DRIVER_GONE or error.code in LOST:
+                    raise
+                answer = (error,) * 8
+            for metric, number, way in outputs:
+                value = answer[way.place]
+                if isinstance(value, NvmlError):
+                    problems[metric] = value
+                    if value.code in UNSUPPORTED:
+                        gpu.unsupported[metric, number] = now_s + SUPPORT_RETRY_S
+                        missing.append(metric)
+                    continue
+                problems.pop(metric, None)
+                if way.total:
+                    value = self._rate(gpu, metric, value, now_s)
+                value *= way.scale
+                low, high = METRICS[metric].low, METRICS[metric].high
+                if low <= value <= high:
+                    row[metric] = value
+                elif not math.isnan(value):
+                    problems[metric] = NvmlError(-1, f"says {value:g}, which cannot be ({low:g} to {high:g})")
+        return missing
+
+    @staticmethod
+    def _rate(gpu: _Gpu, metric: int, total: float, now_s: float) -> float:
+        """Per second since the last read; NaN for the first one and after the total began anew."""
+        before = gpu.totals.get(metric)
+        gpu.totals[metric] = (total, now_s)
+        if before is None or total < before[0] or now_s <= before[1]:
+            return math.nan
+        return (total - before[0]) / (now_s - before[1])
+
+    def _lose(self, gpu: _Gpu, why: str, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
+        gpu.handle = None
+        gpu.ask_again = now_s + DRIVER_RETRY_S
+        gpu.totals.clear()
+        if gpu.state != "lost":
+            name = gpu.identity.key(self._origin.node)
+            raw = f"NVML: GPU {gpu.identity.index} ({name}): {why}"
+            events.append(self._event("gpu_lost", now_ms, gpu=gpu.identity, details={"error": why}, raw=raw))
+        gpu.state = "lost"
+
+    def _cannot_read(self, gpu: _Gpu, problems: dict[int, NvmlError], now_ms: int, events: list[HardwareEvent]) -> None:
+        if gpu.state != "unreadable":
+            gpu.state = "unreadable"
+            said = ", ".join(sorted({str(error) for error in problems.values()}))
+            raw = f"NVML: nothing of GPU {gpu.identity.index} can be read: {said}"
+            events.append(self._event("gpu_unreadable", now_ms, gpu=gpu.identity, details={"error": said}, raw=raw))
+        # nothing at all is never a lack of support: ask everything again
+        gpu.unsupported.clear()
+        gpu.plan = None
+
+    def _tell_problems(
+        self, gpu: _Gpu, problems: dict[int, NvmlError], now_s: float, now_ms: int, events: list[HardwareEvent]
+    ) -> None:
+        failing = {metric for metric, error in problems.items() if error.code not in UNSUPPORTED}
+        new = [
+            metric for metric in sorted(failing - gpu.failing) if now_s - gpu.told.get(metric, -math.inf) >= REPEAT_S
+        ]
+        gpu.failing = failing
+        if not new:
+            return
+        for metric in new:
+            gpu.told[metric] = now_s
+        raw = "; ".join(f"{COLUMNS[metric]}: {problems[metric]}" for metric in new)
+        details = {"metrics": ",".join(COLUMNS[metric] for metric in new)}
+        events.append(self._event("metric_unreadable", now_ms, gpu=gpu.identity, details=details, raw=f"NVML: {raw}"))
+
+    def _sample(self, rows: list[list[float]], now_ms: int) -> GpuSample:
+        reading = [gpu for gpu in self._gpus if gpu.state == "read"]
+        if reading:  # else what was offered before the trouble stays, as NaN
+            self._offered = [any(_offers(gpu, metric) for gpu in reading) for metric in range(len(COLUMNS))]
+        columns = {
+            name: [row[metric] for row in rows] if self._offered[metric] else []
+            for metric, name in enumerate(COLUMNS)
+            if metric != THROTTLE
+        }
+        return GpuSample(
+            site=self._origin.site,
+            rack=self._origin.rack,
+            node=self._origin.node,
+            boot_id=self._origin.boot_id,
+            sequence=0,
+            tick_ms=now_ms,
+            observed_ms=self._wall_ms(),
+            interval_ms=self._interval_ms,
+            gpus=[gpu.identity.key(self._origin.node) for gpu in self._gpus],
+            gpu_index=[gpu.identity.index for gpu in self._gpus],
+            throttle_reasons=[-1 if math.isnan(row[THROTTLE]) else int(row[THROTTLE]) for row in rows],
+            **columns,
+        )
+
+    def _event(
+        self,
+        kind: str,
+        now_ms: int,
+        *,
+        gpu: GpuIdentity | None = None,
+        details: dict[str, str] | None = None,
+        raw: str,
+    ) -> HardwareEvent:
+        return self._origin.event(
+            self._catalog,
+            kind,
+            source=self.name,
+            event_ms=now_ms,
+            observed_ms=self._wall_ms(),
+            gpu=gpu.key(self._origin.node) if gpu else None,
+            pci=gpu.pci if gpu else None,
+            details=details,
+            raw=raw,
+        )
+
+
+def _nothing() -> list[float]:
+    return [math.nan] * len(COLUMNS)
+
+
+def _offers(gpu: _Gpu, metric: int) -> bool:
+    """Whether some way to read the metric is not known to be unsupported."""
+    return any((metric, number) not in gpu.unsupported for number in range(len(METRICS[metric].ways)))
+
+
+def _plan(unsupported: dict[tuple[int, int], float], wanted: Iterable[int]) -> Plan:
+    """The calls that give the wanted metrics, each by its best way that is not known to be unsupported."""
+    calls: dict[str, list[tuple[int, int, Way]]] = {}
+    for metric in wanted:
+        for number, way in enumerate(METRICS[metric].ways):
+            if (metric, number) not in unsupported:
+                calls.setdefault(way.call, []).append((metric, number, way))
+                break
+    return list(calls.items())

@@ -1,0 +1,272 @@
+"""What breaks in the simulated fleet, when, how it shows, and the truth about it.
+
+A scripted fault changes readings, and lets the kernel of a node say what real kernels say. The truth is what the script
+does; nothing here knows how, or whether, it is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from producers.settings import Injection, SimulateSettings
+from producers.simulate.signals import (
+    HARDWARE_SLOWDOWN_CELSIUS,
+    HW_SLOWDOWN,
+    HW_THERMAL,
+    SLOWDOWN_CELSIUS,
+    SW_THERMAL,
+    Floats,
+)
+from producers.simulate.topology import Gpu, Node
+from schemas.ids import gpu_id, node_id
+
+_AFTER_WARMUP_S: Mapping[str, float] = {
+    "gpu_falls_off_bus": 0.0,
+    "gpu_overheats": 0.0,
+    "node_goes_silent": 12.0,
+    "nvlink_fails": 20.0,
+}
+"""When each scripted fault begins, seconds after the warm-up: apart, so that a spectator can follow."""
+_CREEP_CELSIUS_PER_S = 0.8
+_HOTTEST_CELSIUS = 94.0
+_COOLING_CELSIUS_PER_S = 2.5
+_OVERHEATING_S = 45.0
+_ECHO_S = 1.8
+"""Within so long the rest of the NVLink domain has noticed."""
+
+
+class Truth(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the truth file: a fault, or the part that one component has in it."""
+
+    fault: str
+    component: str
+    node: str
+    rack: str
+    gpu: str | None
+    role: str
+    """root or symptom"""
+    start_ms: int
+    first_observable_ms: int
+    """The first tick or kernel line that shows it."""
+    cleared_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLine:
+    """What the kernel of a node says at a moment of the fleet's time."""
+
+    node: Node
+    at_s: float
+    text: str
+
+
+@dataclass(slots=True)
+class _Scripted:
+    """One injected fault, resolved to its place."""
+
+    injection: Injection
+    node: Node
+    gpu: Gpu
+    peers: tuple[tuple[Node, Gpu], ...]
+    """The other GPUs of its NVLink domain."""
+    said: set[str] = field(default_factory=set)
+    observable_s: float | None = None
+    """When a reading first showed it."""
+
+    @property
+    def begins_s(self) -> float:
+        return self.injection.at_s
+
+    @property
+    def ends_s(self) -> float | None:
+        after = self.injection.clear_after_s
+        return None if after is None else self.injection.at_s + after
+
+    def holds(self, now_s: float) -> bool:
+        """Whether it is broken now."""
+        return self.begins_s <= now_s and (self.ends_s is None or now_s < self.ends_s)
+
+
+class Script:
+    """The faults of one run. `apply` breaks the readings of a tick, `lines` gives what kernels say up to then."""
+
+    def __init__(self, settings: SimulateSettings, nodes: Sequence[Node]) -> None:
+        by_name = {node.name: node for node in nodes}
+        self._faults = [_resolve(one, by_name, nodes) for one in (*_scripted(settings, nodes), *settings.inject)]
+        self._nodes = nodes
+
+    def load_factor(self, now_s: float, size: int) -> Floats:
+        """(G,) the share of its load that each GPU can take: a job whose links are down does not compute."""
+        factor = np.ones(size)
+        for fault in self._faults:
+            if fault.injection.fault == "nvlink_fails" and fault.holds(now_s):
+                factor[[fault.gpu.number, *(gpu.number for _, gpu in fault.peers)]] = 0.0
+        return factor
+
+    def apply(self, now_s: float, readings: dict[str, Floats], throttle: NDArray[np.int64]) -> set[str]:
+        """Break what is broken now, in place; gives the names of the nodes that send nothing."""
+        silent = set()
+        for fault in self._faults:
+            kind, gpu = fault.injection.fault, fault.gpu.number
+            if kind == "gpu_overheats" and now_s >= fault.begins_s:
+                self._heat(fault, now_s, readings, throttle)
+            if not fault.holds(now_s):
+                continue
+            if kind == "gpu_falls_off_bus":
+                for values in readings.values():
+                    values[gpu] = np.nan
+                throttle[gpu] = -1
+                self._shows(fault, now_s)
+            elif kind == "nvlink_fails":
+                readings["nvlink_links_active"][gpu] -= 1
+                for name in ("nvlink_tx_bytes_per_second", "nvlink_rx_bytes_per_second"):
+                    readings[name][gpu] = 0.0
+                self._shows(fault, now_s)
+            elif kind == "node_goes_silent":
+                silent.add(fault.node.name)
+                self._shows(fault, now_s)
+        return silent
+
+    def lines(self, from_s: float, to_s: float) -> Iterator[KernelLine]:
+        """What kernels say from `from_s` to below `to_s`, in order."""
+        said = [line for fault in self._faults for line in _speech(fault) if from_s <= line.at_s < to_s]
+        silent_from = {f.node.name: f for f in self._faults if f.injection.fault == "node_goes_silent"}
+        for line in sorted(said, key=lambda line: (line.at_s, line.node.name)):
+            gone = silent_from.get(line.node.name)
+            if gone is None or not gone.holds(line.at_s):
+                yield line
+
+    def truth(self, start_ms: int) -> list[Truth]:
+        """What has been broken so far, root and symptoms. `start_ms` is the event time of the first tick."""
+        told = []
+        for fault in self._faults:
+            if fault.observable_s is None:
+                continue
+            told.append(_truth(fault, "root", fault.node, fault.gpu, fault.begins_s, fault.observable_s, start_ms))
+            if fault.injection.fault == "nvlink_fails":
+                for number, (node, gpu) in enumerate(fault.peers):
+                    echo_s = _echo_s(fault, number)
+                    told.append(_truth(fault, "symptom", node, gpu, echo_s, echo_s, start_ms))
+        return told
+
+    def _heat(self, fault: _Scripted, now_s: float, readings: dict[str, Floats], throttle: NDArray[np.int64]) -> None:
+        """A cooler that comes loose: the temperature creeps up, the clocks give way, and later it is mended."""
+        gpu = fault.gpu.number
+        healthy = readings["temperature_celsius"][gpu]
+        ends_s = fault.ends_s if fault.ends_s is not None else now_s + 1
+        rise = _CREEP_CELSIUS_PER_S * (min(now_s, ends_s) - fault.begins_s)
+        fall = _COOLING_CELSIUS_PER_S * max(0.0, now_s - ends_s)
+        hottest = min(_HOTTEST_CELSIUS, healthy + rise)
+        celsius = np.rint(max(healthy, hottest - fall))
+        readings["temperature_celsius"][gpu] = celsius
+        readings["memory_temperature_celsius"][gpu] += 0.4 * (celsius - healthy)
+        if celsius >= SLOWDOWN_CELSIUS:
+            throttle[gpu] |= SW_THERMAL
+            readings["sm_clock_mhz"][gpu] *= 0.8
+        if celsius >= HARDWARE_SLOWDOWN_CELSIUS:
+            throttle[gpu] |= HW_SLOWDOWN | HW_THERMAL
+            readings["sm_clock_mhz"][gpu] *= 0.625
+        if celsius > SLOWDOWN_CELSIUS:
+            self._shows(fault, now_s)
+
+    @staticmethod
+    def _shows(fault: _Scripted, now_s: float) -> None:
+        if fault.observable_s is None:
+            fault.observable_s = min((line.at_s for line in _speech(fault)), default=now_s)
+
+
+def _scripted(settings: SimulateSettings, nodes: Sequence[Node]) -> list[Injection]:
+    """The scripted faults, each in a rack of its own where there are enough; NVLink in a rack that is one domain."""
+    racks = sorted({node.rack for node in nodes})
+    rack_wide = [rack for rack in racks if any(n.rack == rack and n.platform.domain_is_rack for n in nodes)]
+    free = list(racks)
+    placed = []
+    # the pickiest chooses first
+    for name in sorted(settings.faults, key=lambda name: name != "nvlink_fails"):
+        wanted = [rack for rack in free if rack in rack_wide] if name == "nvlink_fails" else free
+        rack = (wanted or free or racks)[-1 if name == "nvlink_fails" else 0]
+        if rack in free:
+            free.remove(rack)
+        inside = [node for node in nodes if node.rack == rack]
+        node = inside[(len(inside) * 2) // 3 - (len(inside) > 1)]
+        at_s = settings.warmup_s + _AFTER_WARMUP_S[name]
+        clear_after_s = _OVERHEATING_S if name == "gpu_overheats" else None
+        placed.append(
+            Injection(fault=name, at_s=at_s, node=node.name, gpu=len(node.gpus) // 2, clear_after_s=clear_after_s)
+        )
+    return placed
+
+
+def _resolve(injection: Injection, by_name: Mapping[str, Node], nodes: Sequence[Node]) -> _Scripted:
+    node = by_name.get(injection.node)
+    if node is None:
+        some = ", ".join(list(by_name)[:3])
+        raise ValueError(f"simulate.inject: there is no node {injection.node!r} in this fleet; there are {some}, …")
+    if injection.gpu >= len(node.gpus):
+        raise ValueError(f"simulate.inject: {node.name} has GPUs 0 to {len(node.gpus) - 1}, not {injection.gpu}")
+    peers = tuple(
+        (other, gpu)
+        for other in nodes
+        if other.nvlink_domain == node.nvlink_domain
+        for gpu in other.gpus
+        if gpu is not node.gpus[injection.gpu]
+    )
+    return _Scripted(injection, node, node.gpus[injection.gpu], peers)
+
+
+def _echo_s(fault: _Scripted, number: int) -> float:
+    """When the `number`-th peer notices: soon, one after the other, in no order that means anything."""
+    return fault.begins_s + 0.2 + _ECHO_S * ((number * 7) % len(fault.peers)) / len(fault.peers)
+
+
+def _speech(fault: _Scripted) -> Iterator[KernelLine]:
+    """Every kernel line of one fault, in the words of real kernels."""
+    node, gpu, at_s, kind = fault.node, fault.gpu, fault.begins_s, fault.injection.fault
+    pci = gpu.pci
+    if kind == "gpu_falls_off_bus":
+        yield KernelLine(node, at_s, f"NVRM: GPU at PCI:{pci}: {gpu.uuid}")
+        yield KernelLine(node, at_s, f"NVRM: GPU Board Serial Number: {gpu.serial}")
+        yield KernelLine(
+            node, at_s, f"NVRM: Xid (PCI:{pci}): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
+        )
+        yield KernelLine(node, at_s + 0.001, f"NVRM: GPU {pci}.0: GPU has fallen off the bus.")
+    elif kind == "nvlink_fails" and node.platform.domain_is_rack:
+        fatal = "NETIR_LINK_EVT  Fatal   XC0 i0 Link 14"
+        words = "(0x0215c5c6 0x00000000 0x00000000 0x00000000 0x00000000 0x00000000)"
+        yield KernelLine(node, at_s, f"NVRM: Xid (PCI:{pci}): 149, {fatal} {words}")
+        changed = "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"
+        yield KernelLine(node, at_s + 0.6, f"NVRM: Xid (PCI:{pci}): 154, {changed}")
+        for number, (other, peer) in enumerate(fault.peers):
+            echo_s = _echo_s(fault, number)
+            lost = "RLW_SRC_TRACK Nonfatal XC0 i0 Link 05 (0x00000004 0x00000000 0x00000000 0x00000000)"
+            yield KernelLine(other, echo_s, f"NVRM: Xid (PCI:{peer.pci}): 145, {lost}")
+            torn = f"45, pid={70_000 + number}, name=python3, Ch 00000008"
+            yield KernelLine(other, echo_s + 0.15, f"NVRM: Xid (PCI:{peer.pci}): {torn}")
+    elif kind == "nvlink_fails":
+        broken = "NVLink: fatal error detected on link 14(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)"
+        yield KernelLine(node, at_s, f"NVRM: Xid (PCI:{pci}): 74, pid='<unknown>', name=<unknown>, {broken}")
+        for number, (other, peer) in enumerate(fault.peers):
+            torn = f"45, pid={70_000 + number}, name=python3, Ch 00000008"
+            yield KernelLine(other, _echo_s(fault, number), f"NVRM: Xid (PCI:{peer.pci}): {torn}")
+
+
+def _truth(
+    fault: _Scripted, role: str, node: Node, gpu: Gpu, start_s: float, observable_s: float, start_ms: int
+) -> Truth:
+    whole_node = fault.injection.fault == "node_goes_silent"
+    return Truth(
+        fault=fault.injection.fault,
+        component=node_id(node.name) if whole_node else gpu_id(gpu.serial),
+        node=node.name,
+        rack=node.rack,
+        gpu=None if whole_node else gpu.serial,
+        role=role,
+        start_ms=start_ms + round(start_s * 1000),
+        first_observable_ms=start_ms + round(observable_s * 1000),
+        cleared_ms=None if fault.ends_s is None else start_ms + round(fault.ends_s * 1000),
+    )
