@@ -1,0 +1,55 @@
+# `make demo` shows everything, `make test` checks everything; both set up what they need first.
+.PHONY: help setup demo test check format bench clean
+.DEFAULT_GOAL := help
+
+VENV  := .venv
+BENCH := .venv-bench
+# Changes exactly when what is installed would.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+
+help:
+	@echo 'make demo    set up, then run the whole pipeline here with a simulated fleet (about 2 minutes)'
+	@echo 'make test    set up, then lint, types, import rules and all tests'
+	@echo 'make setup   only the virtual environment: .venv/bin/fleetpulse'
+	@echo 'make check   lint, types and import rules'
+	@echo 'make bench   measure throughput, memory and delays beside other libraries'
+	@echo 'make clean   remove what these commands made'
+
+setup: $(STAMP)
+
+$(STAMP):
+	@bash infra/find_python.sh $(VENV)
+	@echo 'installing into $(VENV); the first time this takes a minute or two'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: setup
+	@$(VENV)/bin/fleetpulse demo
+
+test: setup check
+	@$(VENV)/bin/python -m pytest
+
+check: setup
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+format: setup
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+# An environment of its own: the libraries that we measure ourselves against pin other versions of the same clients.
+bench: setup $(BENCH)/.installed
+	@FLEETPULSE_BENCH_PYTHON=$(BENCH)/bin/python $(VENV)/bin/python -m tests.benchmarks
+
+$(BENCH)/.installed: tests/benchmarks/requirements.txt
+	@bash infra/find_python.sh $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/requirements.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(BENCH) var dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks \
+	  .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

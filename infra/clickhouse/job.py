@@ -1,0 +1,147 @@
+"""One statement from its handle to its counts: the blocking side of a request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from infra.clickhouse.access import Login
+from infra.clickhouse.analyst import ANALYST, Policy
+from infra.clickhouse.engine import Answer, Engine, Handle, Inserter, Stream
+from infra.clickhouse.protocol import Failure, Query, failure, quoted
+from infra.clickhouse.sessions import Session
+from infra.clickhouse.statement import Insert
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one statement may take: settings of the engine."""
+
+    writer: Mapping[str, str]
+    analyst: Mapping[str, str]
+    held: Mapping[str, str]  # for an answer that is held in memory until it is whole
+
+
+@dataclass(slots=True)
+class Job:
+    """A statement on its handle. All methods block; call `begin` first and `end` last."""
+
+    engine: Engine
+    policy: Policy
+    limits: Limits
+    login: Login
+    query: Query
+    statement: bytes
+    insert: Insert | None
+    session: Session | None
+    comment: str
+    reads_only: bool
+    holds: bool
+    kind: str = ""
+    _handle: Handle | None = None
+
+    def begin(self) -> None:
+        """Take a handle, judge the statement, and set what the request asks for.
+
+        Raises:
+            Failure: the statement may not run, or a setting is unknown.
+        """
+        kept = self.session.handle if self.session else None
+        self._handle = kept or self.engine.handle()
+        if not self.login.writes:
+            self._handle.query(f"SET ROLE {ANALYST}")
+        if self.query.database:
+            self._handle.use(self.query.database)
+        if self.login.writes:
+            self._judge_writer(self._handle)
+        else:
+            self.policy.check(self._handle, self.statement, self.query.params)
+            self.kind = "READ_ONLY"
+        self._handle.set(self._settings())
+
+    def _judge_writer(self, handle: Handle) -> None:
+        statement = (
+            self.statement if self.insert is None else self.insert.head + b" FORMAT " + self.insert.format.encode()
+        )
+        self.kind, count = handle.classify(statement)
+        if count > 1:
+            raise failure(62, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
+        if self.reads_only and self.kind not in {"READ_ONLY", "UNKNOWN"}:
+            raise failure(
+                164,
+                "READONLY",
+                f"{self.login.name}: Cannot execute query in readonly mode. "
+                "For queries over HTTP, method GET implies readonly. You should use method POST for modifying queries.",
+            )
+
+    def _settings(self) -> dict[str, str]:
+        settings = {"log_comment": self.comment} | (dict(self.limits.held) if self.holds else {})
+        if self.login.writes:
+            return settings | dict(self.limits.writer) | dict(self.query.settings)
+        if self.query.settings:
+            raise failure(
+                164, "READONLY", f"Cannot modify '{next(iter(self.query.settings))}' setting in readonly mode"
+            )
+        return settings | dict(self.limits.analyst) | {"readonly": "1"}
+
+    @property
+    def handle(self) -> Handle:
+        """The handle of a job that has begun."""
+        if self._handle is None:
+            raise RuntimeError("the job has not begun")
+        return self._handle
+
+    def run(self) -> Answer:
+        """Run the statement to its end."""
+        return self.handle.query(self.statement, self.query.default_format, self.query.params)
+
+    def stream(self) -> Stream:
+        """Run a SELECT and hand its output out block by block."""
+        return self.handle.stream(self.statement, self.query.default_format, self.query.params)
+
+    def inserter(self) -> Inserter:
+        """Begin the INSERT."""
+        if self.insert is None:
+            raise RuntimeError("the statement is not an INSERT with data")
+        self.handle.set({f"param_{name}": value for name, value in self.query.params.items()})
+        return self.handle.insert(self.insert.head, self.insert.format)
+
+    def end(self) -> None:
+        """Give the handle back, or leave it to the session whose state it holds."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        if self.session is None or not self.login.writes:
+            handle.close()
+            return
+        try:
+            kept = self.session.handle is handle
+            if kept or self.kind == "CONTROL":
+                self._restore(handle, self.session)
+                self.session.handle = handle
+            else:
+                handle.close()
+        except Failure:  # a state that cannot be restored (readonly=1, a dropped database) is not worth keeping
+            self.session.handle = None
+            handle.close()
+
+    def _restore(self, handle: Handle, session: Session) -> None:
+        """Undo what this request alone asked for, then note what the statement made of the session."""
+        for name in self._settings():
+            own = session.own_settings.get(name)
+            handle.query(f"SET {name} = {'DEFAULT' if own is None else quoted(own)}")
+        if self.query.database:
+            handle.use(session.database)
+        if self.kind == "CONTROL":
+            session.own_settings = _changed_settings(handle)
+            session.database = handle.text("SELECT currentDatabase()")
+
+
+def _changed_settings(handle: Handle) -> dict[str, str]:
+    listed = handle.query("SELECT name, value FROM system.settings WHERE changed AND name != 'database'", "TSV").body
+    pairs = (line.split("\t", 1) for line in listed.decode().splitlines())
+    return {name: _plain(value) for name, value in pairs}
+
+
+def _plain(value: str) -> str:
+    """A setting's value from a tab-separated file; expressions such as 'auto(2)' come quoted."""
+    text = value.replace("\\t", "\t").replace("\\n", "\n").replace("\\'", "'").replace("\\\\", "\\")
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text

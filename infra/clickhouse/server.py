@@ -1,0 +1,205 @@
+"""The embedded ClickHouse as a process body: prepare, confine, serve, stop."""
+
+import asyncio
+import errno
+import math
+import os
+import queue
+import socket
+import sysconfig
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from infra.clickhouse.access import Keys, writer_password
+from infra.clickhouse.analyst import Policy, rules
+from infra.clickhouse.confine import OPEN, SYSTEM_PATHS, Confinement, confine
+from infra.clickhouse.engine import Engine
+from infra.clickhouse.folder import Folder, StartError, held, told
+from infra.clickhouse.front import Front
+from infra.clickhouse.job import Limits
+from infra.clickhouse.settings import EmbeddedClickHouseSettings
+
+log = structlog.get_logger()
+
+
+def run(
+    settings: EmbeddedClickHouseSettings,
+    *,
+    stop: threading.Event,
+    beat: Callable[[], None],
+    ready: Callable[[int], None],
+) -> None:
+    """Serve until `stop` is set, then let running statements finish and close the engine.
+
+    The engine and the server run in a thread of their own, which is confined (`confine.py`) together with all that it
+    starts; the calling thread only waits. `ready` is told the port; `beat` is called while the server's loop turns.
+
+    Raises:
+        StartError: it cannot start; one line that names the thing and the remedy.
+    """
+    memory_bytes = settings.memory_bytes or _half_of_the_memory()
+    with held(settings.data_dir, memory_bytes=memory_bytes) as folder:
+        keys = _keys(settings)
+        with _listener(settings) as listener:
+            ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+            def body() -> None:
+                try:
+                    _serve(settings, folder, keys, listener, memory_bytes, stop, beat, ready)
+                    ended.put(None)
+                except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+                    ended.put(error)
+
+            thread = threading.Thread(target=body, name="clickhouse", daemon=True)
+            thread.start()
+            error = None
+            while True:
+                try:
+                    error = ended.get(timeout=1.0)  # with a timeout, so that signals are seen
+                    break
+                except queue.Empty:
+                    continue
+            thread.join()
+            if error is not None:
+                raise error
+
+
+def _half_of_the_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _keys(settings: EmbeddedClickHouseSettings) -> Keys:
+    path = settings.password_path
+    with told(f"read the writer's password from {path}"):
+        try:
+            writer = writer_password(path)
+        except PermissionError as error:
+            if error.errno is None:  # our own words
+                raise StartError(str(error)) from None
+            raise
+    analyst = settings.analyst_password
+    return Keys(writer=writer, analyst=analyst.get_secret_value() if analyst else None)
+
+
+def _listener(settings: EmbeddedClickHouseSettings) -> socket.socket:
+    where = f"{settings.host}:{settings.port}"
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
+    except OSError as error:
+        remedy = {
+            errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
+            errno.EACCES: "ports below 1024 need special rights: choose another port",
+            errno.EADDRNOTAVAIL: "this machine has no such address: choose another host",
+        }.get(error.errno or 0, "choose another host or port")
+        raise StartError(f"cannot listen on {where}: {error.strerror or error}; {remedy}") from error
+
+
+def _serve(
+    settings: EmbeddedClickHouseSettings,
+    folder: Folder,
+    keys: Keys,
+    listener: socket.socket,
+    memory_bytes: int,
+    stop: threading.Event,
+    beat: Callable[[], None],
+    ready: Callable[[int], None],
+) -> None:
+    analyst_rules = rules()
+    os.environ["TMPDIR"] = str(folder.temporary)  # chDB makes a folder there when it is imported
+    confinement = _confine(settings, folder)
+    engine = Engine(folder)
+    try:
+        with engine.handle() as handle:
+            policy = Policy.of(analyst_rules, handle)
+        front = Front(
+            engine,
+            policy,
+            keys,
+            limits=_limits(settings, memory_bytes),
+            confinement=confinement,
+            handles=settings.handles,
+            open_to_hosts=not _is_loopback(settings.host),
+        )
+        asyncio.run(_listen(front, settings, listener, stop, beat, ready))
+    finally:
+        engine.close()
+        log.info("clickhouse closed", data_dir=str(folder.root))
+
+
+def _confine(settings: EmbeddedClickHouseSettings, folder: Folder) -> Confinement:
+    if settings.confine == "off":
+        log.warning("clickhouse is not confined", why="the setting `confine` is off")
+        return OPEN
+    confinement = confine(keep=[folder.engine], read=[folder.config, *libraries()])
+    gaps = confinement.gaps()
+    if gaps and settings.confine == "require":
+        raise StartError(
+            f"the embedded ClickHouse cannot be confined as required: {'; '.join(gaps)}; "
+            "use a newer kernel, or set `confine` to auto"
+        )
+    if gaps:
+        log.warning("clickhouse is confined in part only", gaps=gaps)
+    return confinement
+
+
+def libraries() -> set[Path]:
+    """What Python and the engine load code from."""
+    found = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    for name in ("chdb", "pyarrow", "pandas", "numpy"):
+        spec = find_spec(name)
+        if spec is not None:
+            found |= {Path(place).parent for place in spec.submodule_search_locations or ()}
+    return found | {Path(path) for path in SYSTEM_PATHS}
+
+
+def _limits(settings: EmbeddedClickHouseSettings, memory_bytes: int) -> Limits:
+    """The server's memory is bounded as a whole by the engine's configuration; these keep one statement from all of it."""
+    return Limits(
+        writer={},
+        analyst={
+            "max_execution_time": str(settings.analyst_seconds),
+            "max_memory_usage": str(memory_bytes // 2),
+            "max_temporary_data_on_disk_size_for_query": str(memory_bytes * 2),
+        },
+        held={"max_result_bytes": str(max(memory_bytes // 4, 2**27))},
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+async def _listen(
+    front: Front,
+    settings: EmbeddedClickHouseSettings,
+    listener: socket.socket,
+    stop: threading.Event,
+    beat: Callable[[], None],
+    ready: Callable[[int], None],
+) -> None:
+    runner = web.AppRunner(
+        front.application(),
+        access_log=None,
+        handler_cancellation=True,  # a client that goes away takes its statement with it
+        shutdown_timeout=settings.grace_seconds,
+        read_bufsize=2**20,
+    )
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    port = listener.getsockname()[1]
+    log.info("clickhouse ready", host=settings.host, port=port, data_dir=str(settings.data_dir), **front.status())
+    ready(port)
+    tick_s = 0.2
+    while not stop.is_set():
+        beat()
+        await front.sweep()
+        await asyncio.sleep(tick_s)
+    log.info("clickhouse stops", running=front.running, grace_seconds=math.ceil(settings.grace_seconds))
+    await runner.cleanup()
+    await front.close()

@@ -1,0 +1,137 @@
+"""One process of the pipeline per command: each calls the body that its part of the flow declares."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from infra import addresses
+from infra.errors import MisuseError, OperatorError
+from infra.process import serve
+from infra.settings import Settings
+
+ALERTS_FOLDER = "alerts"
+"""Under the data directory: the outbox."""
+
+Beat = Callable[[], None]
+
+
+def kafka(settings: Settings) -> None:
+    """The embedded Kafka."""
+    from infra.kafka import BrokerLimits, EmbeddedKafka
+
+    part = settings.kafka
+    if part.bootstrap:
+        raise MisuseError(f"kafka.bootstrap is {part.bootstrap}: with a broker of yours the embedded one has no use")
+    limits = BrokerLimits(heap_mib=part.heap_mib, retention_mib_per_partition=part.retention_mib_per_partition)
+
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        with EmbeddedKafka(addresses.kafka_dir(settings), port=part.port, limits=limits) as broker:
+            ready()
+            while not stop.wait(0.5):
+                if (code := broker.died()) is not None:
+                    raise OperatorError(
+                        f"Kafka ended by itself (exit {code}); the end of {broker.log_path}:\n{broker.last_lines()}"
+                    )
+                beat()
+
+    serve("kafka", settings, body)
+
+
+def clickhouse(settings: Settings) -> None:
+    """The embedded ClickHouse."""
+    from infra.clickhouse.server import run
+    from infra.clickhouse.settings import EmbeddedClickHouseSettings
+    from infra.kafka import free_port
+
+    part = settings.clickhouse
+    if part.host:
+        raise MisuseError(f"clickhouse.host is {part.host}: with a server of yours the embedded one has no use")
+    address = addresses.Address("127.0.0.1", part.port or addresses.kept_clickhouse_port(settings) or free_port())
+    its = EmbeddedClickHouseSettings(
+        data_dir=addresses.clickhouse_dir(settings),
+        host=address.host,
+        port=address.port,
+        password_file=part.password_file,
+        analyst_password=part.analyst_password,
+    )
+
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        def listening(_: int) -> None:
+            addresses.keep_clickhouse(settings, address)
+            ready()
+
+        run(its, stop=stop, beat=beat, ready=listening)
+
+    serve("clickhouse", settings, body)
+
+
+def streams(settings: Settings, name: str) -> None:
+    """A stream worker."""
+    from streams.worker import run
+
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        ready()
+        run(
+            settings.streams,
+            bootstrap=addresses.bootstrap(settings),
+            data_dir=settings.data_dir.absolute() / name,
+            stop=stop,
+            beat=beat,
+        )
+
+    serve(name, settings, body)
+
+
+def loader(settings: Settings) -> None:
+    """The ClickHouse loader."""
+    from sinks.loader import run
+
+    part = settings.loader
+    if "database" not in part.model_fields_set:
+        part = part.model_copy(update={"database": settings.clickhouse.database})
+
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        ready()
+        client = addresses.kafka_client(settings)
+        run(part, kafka=client, connect=addresses.writer(settings), stop=stop, beat=beat)
+
+    serve("loader", settings, body)
+
+
+def alerts(settings: Settings) -> None:
+    """The alerts."""
+    from sinks.alerts import run
+
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        ready()
+        folder = settings.data_dir.absolute() / ALERTS_FOLDER
+        run(settings.alerts, kafka=addresses.kafka_client(settings), data_dir=folder, stop=stop, beat=beat)
+
+    serve("alerts", settings, body)
+
+
+def agent(settings: Settings) -> None:
+    """The agent of this node."""
+    from producers.agent import run
+
+    part = settings.agent
+    if "state_dir" not in part.model_fields_set:
+        part = part.model_copy(update={"state_dir": settings.data_dir.absolute() / "agent"})
+
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        ready()
+        run(part, kafka=addresses.kafka_client(settings), stop=stop, beat=beat)
+
+    serve("agent", settings, body)
+
+
+def simulate(settings: Settings) -> None:
+    """The simulated fleet."""
+    from producers.simulate import run
+
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        ready()
+        run(settings.simulate, kafka=addresses.kafka_client(settings), stop=stop, beat=beat)
+
+    serve("simulate", settings, body)

@@ -1,0 +1,332 @@
+"""`fleetpulse doctor`: what this machine and this installation have, what is missing, and how to mend it.
+
+A check is a function from settings to findings; it says what it found, never raises, and takes a few seconds at most.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra import addresses
+from infra.errors import OperatorError
+from infra.presence import is_healthy, present
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+_GIB = 2**30
+_LEAST_FREE_BYTES = 2 * _GIB
+_LEAST_MEMORY_BYTES = 2 * _GIB
+_TIME_ERROR = 5  # linux/timex.h: the clock is not synchronised
+
+
+class Verdict(Enum):
+    """How a check ended."""
+
+    GOOD = "✓"
+    NOTE = "·"
+    """Not there, and not needed."""
+    BROKEN = "✗"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    verdict: Verdict
+    about: str
+    found: str
+    mend: str = ""
+    """What it means and what to do, where something is to be done."""
+
+
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+def python(_: Settings) -> Iterator[Finding]:
+    """The interpreter."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(Verdict.GOOD, "Python", f"{version}, {sys.executable}")
+
+
+def data_dir(settings: Settings) -> Iterator[Finding]:
+    """Whether the data directory can be written, and the room on its disk."""
+    folder = settings.data_dir.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        yield Finding(
+            Verdict.BROKEN,
+            "data directory",
+            f"{folder}: {error.strerror}",
+            "choose one that you may write: --data-dir, or FLEETPULSE_DATA_DIR",
+        )
+        return
+    free = shutil.disk_usage(folder).free
+    room = f"{folder}, {free / _GIB:.1f} GiB free"
+    if free < _LEAST_FREE_BYTES:
+        yield Finding(Verdict.BROKEN, "data directory", room, "the embedded servers need 2 GiB; make room")
+    else:
+        yield Finding(Verdict.GOOD, "data directory", room)
+
+
+def memory(settings: Settings) -> Iterator[Finding]:
+    """Whether the embedded servers fit."""
+    import psutil
+
+    if settings.kafka.bootstrap and settings.clickhouse.host:
+        return
+    free = psutil.virtual_memory().available
+    if free < _LEAST_MEMORY_BYTES:
+        yield Finding(
+            Verdict.BROKEN,
+            "memory",
+            f"{free / _GIB:.1f} GiB available",
+            "the embedded servers need about 2 GiB; end something, or set kafka.bootstrap and clickhouse.host",
+        )
+    else:
+        yield Finding(Verdict.GOOD, "memory", f"{free / _GIB:.1f} GiB available")
+
+
+def java(settings: Settings) -> Iterator[Finding]:
+    """What the embedded Kafka needs."""
+    if settings.kafka.bootstrap:
+        return
+    from infra.kafka import KAFKA_VERSION, java_runtime, kafka_jars
+
+    try:
+        runtime = java_runtime()
+        yield Finding(Verdict.GOOD, "Java", runtime)
+    except OperatorError as error:
+        yield Finding(Verdict.BROKEN, "Java", "not there", str(error))
+        return
+    try:
+        count = len(kafka_jars(addresses.kafka_dir(settings)))
+        yield Finding(Verdict.GOOD, "Kafka's jars", f"{count} of Apache Kafka {KAFKA_VERSION}")
+    except OperatorError as error:
+        yield Finding(Verdict.BROKEN, "Kafka's jars", "not there", str(error))
+
+
+def processes(settings: Settings) -> Iterator[Finding]:
+    """What runs on the data directory."""
+    here = present(settings.data_dir.absolute())
+    if not here:
+        yield Finding(Verdict.NOTE, "processes", "none runs on this data directory", "`fleetpulse up` starts them")
+    for name, one in here.items():
+        where = f"process {one.pid}, http://{one.host}:{one.port}/metrics"
+        if is_healthy(one):
+            yield Finding(Verdict.GOOD, name, where)
+        else:
+            yield Finding(
+                Verdict.BROKEN, name, where, f"its main loop does not answer; see http://{one.host}:{one.port}/healthz"
+            )
+
+
+def ports(settings: Settings) -> Iterator[Finding]:
+    """Whether chosen ports of what we would start are free."""
+    here = present(settings.data_dir.absolute())
+    wanted = []
+    if settings.kafka.bootstrap is None and settings.kafka.port and "kafka" not in here:
+        wanted.append(("kafka.port", settings.kafka.port))
+    if settings.clickhouse.host is None and settings.clickhouse.port and "clickhouse" not in here:
+        wanted.append(("clickhouse.port", settings.clickhouse.port))
+    wanted += [(f"observe.ports.{name}", port) for name, port in settings.observe.ports.items() if name not in here]
+    for key, port in wanted:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                yield Finding(Verdict.GOOD, key, f"port {port} is free")
+            except OSError as error:
+                mend = f"port {port} cannot be had ({error.strerror}); end what uses it, or set another {key}"
+                yield Finding(Verdict.BROKEN, key, f"port {port}", mend)
+
+
+def kafka(settings: Settings) -> Iterator[Finding]:
+    """Whether Kafka answers and has the topics."""
+    from infra.kafka import answers
+    from infra.topics import inspect, wanted
+
+    given = settings.kafka.bootstrap
+    if not given and "kafka" not in present(settings.data_dir.absolute()):
+        yield Finding(Verdict.NOTE, "Kafka", "the embedded one is not running", "`fleetpulse up` starts it")
+        return
+    where = addresses.bootstrap(settings)
+    if not answers(where, timeout_seconds=5):
+        mend = "check kafka.bootstrap, and that the broker's port is reachable from here" if given else "see its log"
+        yield Finding(Verdict.BROKEN, "Kafka", f"{where} does not answer", mend)
+        return
+    yield Finding(Verdict.GOOD, "Kafka", where)
+    part = settings.kafka
+    try:
+        state = inspect(addresses.kafka_client(settings), wanted(part.partitions, part.retention_hours))
+    except OperatorError as error:
+        yield Finding(Verdict.BROKEN, "topics", "could not be read", str(error))
+        return
+    if state.missing:
+        missing = ", ".join(state.missing)
+        yield Finding(Verdict.BROKEN, "topics", f"missing: {missing}", "`fleetpulse topics` creates them")
+    else:
+        yield Finding(Verdict.GOOD, "topics", f"{len(state.present)} are there")
+    for drift in state.drift:
+        yield Finding(
+            Verdict.NOTE, "topics", str(drift), "nothing is changed for you; kafka-configs or kafka-topics do it"
+        )
+
+
+def clickhouse(settings: Settings) -> Iterator[Finding]:
+    """Whether ClickHouse answers both logins and has the tables."""
+    given = settings.clickhouse.host
+    if not given and "clickhouse" not in present(settings.data_dir.absolute()):
+        yield Finding(Verdict.NOTE, "ClickHouse", "the embedded one is not running", "`fleetpulse up` starts it")
+        return
+    where = addresses.clickhouse(settings)
+    try:
+        client = addresses.writer(settings)()
+    except Exception as error:  # noqa: BLE001 - clickhouse-connect raises its own and the network's
+        said = str(error).strip().splitlines()[0][:200]
+        mend = "check clickhouse.host, port, username and password_file" if given else "see what `fleetpulse up` logs"
+        yield Finding(Verdict.BROKEN, "ClickHouse", f"{where.host}:{where.port}: {said}", mend)
+        return
+    with client:
+        yield Finding(Verdict.GOOD, "ClickHouse", f"{where.host}:{where.port}, version {client.server_version}")
+        yield from _migrations(client, settings.clickhouse.database)
+    try:
+        with addresses.analyst(settings)():
+            yield Finding(Verdict.GOOD, "analyst login", settings.clickhouse.analyst_username)
+    except Exception as error:  # noqa: BLE001 - as above
+        said = str(error).strip().splitlines()[0][:200]
+        yield Finding(
+            Verdict.BROKEN, "analyst login", said, "`fleetpulse sql` needs it: clickhouse.analyst_username, _password"
+        )
+
+
+def _migrations(client: Client, database: str) -> Iterator[Finding]:
+    from clickhouse_connect.driver.exceptions import Error
+
+    from sinks.clickhouse.migrate import migrations
+
+    wanted = {migration.version for migration in migrations()}
+    mend = "`fleetpulse migrate` brings them up to date"
+    try:
+        rows = client.query(f"SELECT DISTINCT version FROM {database}.schema_migrations").result_rows  # noqa: S608
+    except Error:
+        yield Finding(Verdict.BROKEN, "tables", f"database {database} has none of ours", mend)
+        return
+    missing = wanted - {int(version) for (version,) in rows}
+    if missing:
+        yield Finding(Verdict.BROKEN, "tables", f"{len(missing)} of {len(wanted)} migrations are missing", mend)
+    else:
+        yield Finding(Verdict.GOOD, "tables", f"database {database}, all {len(wanted)} migrations")
+
+
+def gpus(_: Settings) -> Iterator[Finding]:
+    """Whether the NVIDIA driver answers."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        pynvml.nvmlShutdown()
+        yield Finding(Verdict.GOOD, "NVIDIA GPUs", f"{count}, driver {driver}")
+    except pynvml.NVMLError as error:
+        yield Finding(
+            Verdict.NOTE,
+            "NVIDIA GPUs",
+            f"none that the driver shows ({error})",
+            "only a node's agent needs them; on a GPU node check `nvidia-smi`",
+        )
+
+
+def kernel_log(settings: Settings) -> Iterator[Finding]:
+    """Whether kernel messages can be read."""
+    for path in settings.agent.kernel_logs:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            yield Finding(Verdict.GOOD, "kernel log", str(path))
+        except OSError as error:
+            mend = "the agent would see no XID here: run it as root or with CAP_SYSLOG, or set agent.kernel_logs"
+            yield Finding(Verdict.NOTE, "kernel log", f"{path}: {error.strerror}", mend)
+
+
+def clock(_: Settings) -> Iterator[Finding]:
+    """Whether the kernel says that the clock is kept right."""
+    state = _clock_state()
+    if state is None:
+        yield Finding(Verdict.NOTE, "clock", "whether it is synchronised cannot be told here")
+    elif state:
+        yield Finding(Verdict.GOOD, "clock", f"synchronised, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} UTC")
+    else:
+        mend = "event times of this node may be off; run chrony, ntpd or systemd-timesyncd"
+        yield Finding(Verdict.NOTE, "clock", "the kernel says it is not synchronised", mend)
+
+
+def _clock_state() -> bool | None:
+    import ctypes
+
+    class Timex(ctypes.Structure):
+        _fields_ = (("modes", ctypes.c_uint), ("rest", ctypes.c_byte * 256))
+
+    try:
+        state = ctypes.CDLL(None).adjtimex(ctypes.byref(Timex()))
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else state != _TIME_ERROR
+
+
+CHECKS: tuple[Check, ...] = (
+    python, data_dir, memory, java, ports, processes, kafka, clickhouse, gpus, kernel_log, clock,
+)  # fmt: skip
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every finding of every check. A check that fails by itself is a finding."""
+    findings: list[Finding] = []
+    for check in CHECKS:
+        try:
+            findings += check(settings)
+        except Exception as error:  # noqa: BLE001 - one broken check must not hide the others
+            name = check.__name__.replace("_", " ")
+            findings.append(Finding(Verdict.BROKEN, name, f"the check failed: {type(error).__name__}: {error}"))
+    return findings
+
+
+def run(settings: Settings) -> int:
+    """Print what was found; 1 if something needed is broken."""
+    console = Console()
+    findings = examine(settings)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    colours = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.BROKEN: "bold red"}
+    for finding in findings:
+        text = escape(finding.found)
+        if finding.mend and finding.verdict is not Verdict.GOOD:
+            text += f"\n[dim]→[/] {escape(finding.mend)}"
+        table.add_row(f"[{colours[finding.verdict]}]{finding.verdict.value}[/]", finding.about, text)
+    console.print(table)
+    broken = [finding.about for finding in findings if finding.verdict is Verdict.BROKEN]
+    console.print()
+    if broken:
+        console.print(f"[bold red]broken:[/] {escape(', '.join(broken))}")
+        return 1
+    console.print("[green]everything that is needed is there[/]; `·` marks what this machine does without")
+    return 0

@@ -1,0 +1,34 @@
+-- Every fault as it stands now, or as it ended.
+CREATE OR REPLACE VIEW ${database}.fault_history AS
+SELECT
+    component,
+    component_kind,
+    fault_class,
+    code,
+    severity,
+    action,
+    state,
+    first_at,
+    last_at,
+    cleared_at,
+    round(date_diff('millisecond', first_at, coalesce(cleared_at, greatest(last_at, now64(3, 'UTC')))) / 1000, 3) AS duration_seconds,
+    count,
+    reason,
+    rule,
+    evidence,
+    site,
+    rack,
+    node,
+    gpu,
+    pci,
+    observed_at,
+    fault_id,
+    revision
+FROM
+(
+    SELECT *
+    FROM ${database}.fault_revisions
+    ORDER BY revision DESC
+    LIMIT 1 BY fault_id
+)
+COMMENT 'One row per fault: the newest revision, with duration (until now while it is open), class, action and evidence'
