@@ -16,6 +16,7 @@ help:
 	@echo 'make clean   remove what these commands made'
 
 setup: $(STAMP)
+	@:
 
 $(STAMP):
 	@bash infra/find_python.sh $(VENV)
@@ -23,6 +24,7 @@ $(STAMP):
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
+	@echo 'ready: $(VENV)/bin/fleetpulse'
 
 demo: setup
 	@$(VENV)/bin/fleetpulse demo

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infra.commands.decode import app as decode_app
 from infra.errors import MisuseError, OperatorError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 replay_app = typer.Typer(help="Send what was recorded through the pipeline again.", no_args_is_help=True)
 app.add_typer(replay_app, name="replay", rich_help_panel="Ask and try")
+app.add_typer(decode_app, name="decode", rich_help_panel="Ask and try")
 
 _RUN = "Run"
 _ASK = "Ask and try"
@@ -279,6 +281,10 @@ def _options(context: typer.Context) -> Options:
     return found
 
 
+_COMMANDS = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback} | {
+    "replay",
+    "decode",
+}
 _ANYWHERE = {"--config": 1, "--data-dir": 1, "--json": 0, "--debug": 0}
 
 
@@ -310,7 +316,7 @@ def main() -> None:
     except OperatorError as error:
         if debug:
             raise
-        _say(str(error))
+        _say(arguments, str(error))
         sys.exit(2 if isinstance(error, MisuseError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -322,12 +328,13 @@ def main() -> None:
         if debug:
             raise
         said = str(error).strip() or "no reason given"
-        _say(f"{type(error).__name__}: {said} (run it with --debug for the whole trace)")
+        _say(arguments, f"{type(error).__name__}: {said} (run it with --debug for the whole trace)")
         sys.exit(1)
 
 
-def _say(text: str) -> None:
-    typer.echo(f"fleetpulse: {text}", err=True)
+def _say(arguments: list[str], text: str) -> None:
+    command = next((word for word in arguments if word in _COMMANDS), "")
+    typer.echo(f"{f'fleetpulse {command}'.strip()}: {text}", err=True)
 
 
 if __name__ == "__main__":

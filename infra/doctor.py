@@ -22,7 +22,7 @@ from rich.table import Table
 
 from infra import addresses
 from infra.errors import OperatorError
-from infra.presence import is_healthy, present
+from infra.presence import Presence, ask, is_healthy, present
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def processes(settings: Settings) -> Iterator[Finding]:
     here = present(settings.data_dir.absolute())
     if not here:
         yield Finding(Verdict.NOTE, "processes", "none runs on this data directory", "`fleetpulse up` starts them")
+    if "up" in here:
+        yield from _restarts(here["up"], set(here))
     for name, one in here.items():
         where = f"process {one.pid}, http://{one.host}:{one.port}/metrics"
         if is_healthy(one):
@@ -136,6 +138,22 @@ def processes(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 Verdict.BROKEN, name, where, f"its main loop does not answer; see http://{one.host}:{one.port}/healthz"
             )
+
+
+def _restarts(supervisor: Presence, here: set[str]) -> Iterator[Finding]:
+    """What the supervisor says of its processes: one that dies again and again is absent most of the time."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    page = ask(supervisor, "/metrics")[1].decode()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name != "fleetpulse_process_restarts_total" or not sample.value:
+                continue
+            name, times = sample.labels["process"], f"died and was started again {sample.value:.0f} times"
+            if name in here:
+                yield Finding(Verdict.NOTE, name, times, "what `fleetpulse up` logged says why")
+            else:
+                yield Finding(Verdict.BROKEN, name, f"{times}, and is away now", "what `fleetpulse up` logged says why")
 
 
 def ports(settings: Settings) -> Iterator[Finding]:

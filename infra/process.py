@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import FrameType
 from typing import Protocol
@@ -43,11 +44,16 @@ def serve(process: str, settings: Settings, body: Body) -> None:
     host, port = settings.observe.host, settings.observe.ports.get(process, 0)
     with ExitStack() as open_:
         bound = open_.enter_context(observe.endpoint(heartbeat, host=host, port=port))
+        # A thread from before the body: one that confines itself (ClickHouse) may write no file of ours afterwards.
+        herald = open_.enter_context(ThreadPoolExecutor(1, thread_name_prefix="herald"))
+        herald.submit(int).result()
         # the address that reaches this process from this machine
         reach = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
+        here = announced(settings.data_dir.absolute(), process, host=reach, port=bound)
 
         def ready() -> None:
-            open_.enter_context(announced(settings.data_dir.absolute(), process, host=reach, port=bound))
+            herald.submit(here.__enter__).result()
+            open_.callback(lambda: herald.submit(here.__exit__, None, None, None).result())
             log.info("started", pid=os.getpid(), metrics=f"http://{reach}:{bound}/metrics")
 
         body(stop=stop, beat=heartbeat.beat, ready=ready)

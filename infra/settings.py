@@ -143,14 +143,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _unknown_variables(environment: os._Environ[str]) -> list[str]:
     """Variables that look like ours and name nothing: a misspelt one would be passed over in silence."""
-    parts = {name.upper(): name for name in Settings.model_fields}
+    parts = [PREFIX + name.upper() for name in Settings.model_fields]
     problems = []
     for variable in sorted(environment):
         if not variable.startswith(PREFIX) or variable.startswith(_NOT_SETTINGS):
             continue
-        top = variable.removeprefix(PREFIX).split("__")[0]
+        top = variable.split("__")[0]
         if top not in parts:
-            problems.append(f"{variable} (environment): there is no such setting{_close(PREFIX + top, [PREFIX + part for part in parts])}")
+            problems.append(f"{variable} (environment): there is no such setting{_close(top, parts)}")
     return problems
 
 

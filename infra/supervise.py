@@ -36,6 +36,13 @@ _HUNG_SECONDS = 60.0
 """How long `/healthz` may say 503, or nothing, before a process counts as dead. Longer than any honest pause."""
 
 
+_OURS = {
+    "PYTHONUNBUFFERED": "1",
+    # with -P this very code is run, not what happens to be called `infra` in the current directory
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
     """One process to keep running."""
@@ -103,6 +110,7 @@ class Supervisor:
         options: Sequence[str] = (),
         log_dir: Path | None = None,
         backoff: Backoff | None = None,
+        program: Sequence[str] = (sys.executable, "-P", "-m", "infra.cli"),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`options` go before every role's own arguments; logs go to `log_dir`, or where this process's go."""
@@ -110,6 +118,7 @@ class Supervisor:
         self._options = tuple(options)
         self._log_dir = log_dir
         self._backoff = backoff or Backoff()
+        self._program = tuple(program)
         self._now = now
         self._children: dict[str, _Child] = {}
         self._probe_at = 0.0
@@ -209,7 +218,7 @@ class Supervisor:
 
     def _spawn(self, child: _Child) -> None:
         role = child.role
-        command = [sys.executable, "-m", "infra.cli", *self._options, *role.arguments]
+        command = [*self._program, *self._options, *role.arguments]
         out = None
         if self._log_dir:
             self._log_dir.mkdir(parents=True, exist_ok=True)
@@ -220,7 +229,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=out or sys.stderr.fileno(),
                 stderr=out or sys.stderr.fileno(),
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **role.environment},
+                env={**os.environ, **_OURS, **role.environment},
                 start_new_session=True,
             )
         finally:

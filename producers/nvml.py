@@ -57,7 +57,10 @@ class _Gpu:
 
 
 class NvmlSource:
-    """The GPUs of this node. `read` returns one `GpuSample` (none where the node has no GPU) and what is to report."""
+    """The GPUs of this node. `read` returns one `GpuSample` (none where the node has no GPU) and what is to report.
+
+    `found` hears of every GPU that the driver lists, each time it is enumerated.
+    """
 
     name = "nvml"
 
@@ -72,6 +75,7 @@ class NvmlSource:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         clock: Callable[[], float] = time.monotonic,
         gpu_on_bus: Callable[[], bool] = has_nvidia_gpu,
+        found: Callable[[GpuIdentity], None] = lambda _: None,
     ) -> None:
         self.doing = "nothing yet"
         self._origin = origin
@@ -82,6 +86,7 @@ class NvmlSource:
         self._wall_ms = wall_ms
         self._clock = clock
         self._gpu_on_bus = gpu_on_bus
+        self._found = found
         self._gpus = [_Gpu(identity) for identity in roster.known]
         self._asked = False
         self._open = False
@@ -172,6 +177,8 @@ class NvmlSource:
         unique = without_shared_serials([identity for identity, _ in found])
         handles = {identity.key(node): handle for identity, (_, handle) in zip(unique, found, strict=True)}
         self._roster.meet(unique, node)
+        for identity in unique:
+            self._found(identity)
         kept = {gpu.identity.key(node): gpu for gpu in self._gpus}
         self._gpus = []
         for identity in self._roster.known:

@@ -119,6 +119,10 @@ class Publisher:
         self._producer = Producer(self._config)
         self._numbers = count()
         self._away = False
+        self._emptied = False
+        """While away: memory was handed to the spool."""
+        self._live: Counter[str] = Counter()
+        """Records in memory and nowhere else, by topic."""
         self._renew_because: KafkaError | None = None
         self._returned: dict[str, list[tuple[int, bytes, bytes]]] = {}
         """Live records that the producer handed back, with the order in which they were sent."""
@@ -143,6 +147,10 @@ class Publisher:
         """Records in memory that are not acknowledged."""
         return len(self._producer)
 
+    def unsafe(self, topic: str) -> int:
+        """Records of a topic that a kill would lose: in memory, not acknowledged, not on disk."""
+        return self._live[topic]
+
     @property
     def catching_up(self) -> bool:
         """Whether records of the spool can be sent now: then `poll` wants to be called more often."""
@@ -157,13 +165,16 @@ class Publisher:
 
         Raises `PublishError` only without a spool, where the topic cannot be written to.
         """
-        delivered = partial(self._on_delivery, next(self._numbers))
+        if self._spool is None or not (self._away or self._spool.waits(topic)):
+            outcome = self._produce(topic, key, value, partial(self._on_delivery, next(self._numbers)))
+            if outcome is _Outcome.SENT:
+                self._live[topic] += 1
+            if outcome is not _Outcome.LATER:
+                return True
         if self._spool is None:
-            return self._produce(topic, key, value, delivered) is not _Outcome.LATER
-        must_wait = self._away or self._spool.waits(topic)
-        if must_wait or self._produce(topic, key, value, delivered) is _Outcome.LATER:
-            self._spool.append(topic, key, value)
-            metrics.SPOOLED.labels(topic).inc()
+            return False
+        self._spool.append(topic, key, value)
+        metrics.SPOOLED.labels(topic).inc()
         return True
 
     def poll(self, timeout_s: float = 0.0) -> None:
@@ -172,6 +183,9 @@ class Publisher:
         if self._renew_because is not None:
             self._renew(self._renew_because)
         if self._spool is not None:
+            if self._away and not self._emptied:
+                self._emptied = True
+                self._hand_back()
             self._keep_returned(self._spool)
             self._replay(self._spool)
             metrics.SPOOL_BYTES.set(self._spool.size)
@@ -241,6 +255,7 @@ class Publisher:
 
     def _on_delivery(self, number: int, error: KafkaError | None, message: Message) -> None:
         topic = message.topic() or ""
+        self._live[topic] -= 1
         if error is None:
             self._arrived(topic)
             return
@@ -269,7 +284,7 @@ class Publisher:
         self.delivered += 1
         metrics.DELIVERED.labels(topic).inc()
         if self._away:
-            self._away = False
+            self._away = self._emptied = False
             self._last_error = None
             log.info("kafka answers again", spooled=len(self._spool) if self._spool is not None else 0)
 

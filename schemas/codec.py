@@ -100,9 +100,10 @@ class SingleObjectCodec:
         source = io.BytesIO(framed.body)
         try:
             fields = schemaless_reader(source, framed.schema.parsed, registry.current(name).parsed)
-        except EOFError as error:
-            raise CodecError("truncated", f"the {name} ends early, after {len(framed.body)} bytes") from error
         except Exception as error:  # fastavro raises whatever the garbage leads it to
+            # in the middle of a number it raises IndexError
+            if isinstance(error, EOFError | IndexError) and source.tell() >= len(framed.body):
+                raise CodecError("truncated", f"the {name} ends early, after {len(framed.body)} bytes") from error
             raise CodecError("not_avro", f"the {name} does not decode: {type(error).__name__}: {error}") from error
         left = len(framed.body) - source.tell()
         if left:

@@ -51,8 +51,9 @@ def parse(source: bytes, *, current: bool) -> Schema:
 @cache
 def known() -> dict[bytes, Schema]:
     """Every schema of this build by fingerprint."""
-    found = [parse(path.read_bytes(), current=True) for path in sorted(FOLDER.glob("*.avsc"))]
-    found += [parse(path.read_bytes(), current=False) for path in sorted(FOLDER.glob("earlier/*.avsc"))]
+    found = [parse(path.read_bytes(), current=False) for path in sorted(FOLDER.glob("earlier/*.avsc"))]
+    # last, because a version that differs only in words has the fingerprint of the one before
+    found += [parse(path.read_bytes(), current=True) for path in sorted(FOLDER.glob("*.avsc"))]
     return {schema.fingerprint: schema for schema in found}
 
 

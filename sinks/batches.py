@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import msgspec
 
@@ -128,7 +129,7 @@ class Batch:
         else:
             cuts = [places[len(places) // 2]]
         edges = [0, *(cut for cut in cuts if 0 < cut < len(self.entries)), len(self.entries)]
-        return [self._part(begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
+        return [self._part(begin, end) for begin, end in pairwise(edges)]
 
     def _part(self, begin: int, end: int) -> Batch:
         entries = self.entries[begin:end]

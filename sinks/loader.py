@@ -262,7 +262,7 @@ class _Loader:
         wanted = [TopicPartition(place.topic, place.partition) for place in partitions]
         while not self._stop.is_set():
             try:
-                found = consumer.committed(wanted, timeout=_ASK_SECONDS)
+                found: list[TopicPartition] = consumer.committed(wanted, timeout=_ASK_SECONDS)
             except KafkaException as error:
                 failed = error.args[0]
             else:
@@ -285,7 +285,7 @@ class _Loader:
         low, _ = consumer.get_watermark_offsets(TopicPartition(found.topic, found.partition), timeout=_ASK_SECONDS)
         if low > intent.last:
             log.error(
-                "Kafka deleted records before they were loaded: raise the topic's retention, or keep the loader running",
+                "Kafka deleted records before they were loaded: raise the topic's retention, keep the loader running",
                 partition=name,
                 first=found.offset,
                 last=low - 1,

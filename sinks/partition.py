@@ -2,7 +2,7 @@
 
 1. Commit the batch's first offset with its `Intent` (the range) as metadata.
 2. Insert it with a token made of the same range.
-3. Commit the offset after it, with the next batch's intent where one waits (steps 3 and 1 of two batches are one commit).
+3. Commit the offset after it, with the next batch's intent where one waits (then steps 3 and 1 are one commit).
 
 Killed anywhere between, the next owner finds the intent and does exactly that batch again (`clickhouse/reconcile.py`).
 Each partition has a thread of its own, so a slow topic keeps nobody else waiting.
@@ -191,7 +191,7 @@ class PartitionLoader:
             return self._batches[0][0] if self._batches and self._batches[0] is not _END else None
 
     def _write(self, part: Batch) -> tuple[Batch, list[Batch]]:
-        """Write one batch, for as long as it takes. Returns it as it was written, or the smaller ones to try instead."""
+        """Write one batch, for as long as it takes. Returns it as written, or the smaller ones to try instead."""
         if not part.accepted:
             return part, []
         state = part

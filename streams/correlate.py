@@ -9,6 +9,7 @@ Event time decides what belongs together; the clock that comes in as an argument
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ _KEEP_LOOSE_MS = 120_000
 """A fault that is worth no incident waits so long for a cause to explain it."""
 _REWRITE_MS = 1000
 """An incident that has spoken is written again at most so often."""
+_EVIDENCE = 2
+"""Pieces of evidence kept of each fault: what an incident shows of it."""
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -71,6 +74,8 @@ class Correlator:
         """Fault id to the group that holds it."""
         self._neighbours: dict[tuple[Near, str], set[str]] = {}
         """What is shared to the faults that share it: where to look for ties."""
+        self._placed: dict[str, set[tuple[Near, str]]] = {}
+        """Fault id to where it stands among the neighbours: the inventory may have learnt better since."""
         self._unspoken: set[str] = set()
         """Groups with something that may be worth a record."""
         self._merged: list[Incident] = []
@@ -85,7 +90,8 @@ class Correlator:
         known = group.faults[fault.fault_id] if group else None
         if known is not None and known.revision >= fault.revision:
             return
-        if group is None or known is None or known.code != fault.code:
+        fault = msgspec.structs.replace(fault, evidence=fault.evidence[:_EVIDENCE])
+        if group is None or known is None or _bearing(known) != _bearing(fault):
             ties = list(self._ties(fault))
             if not ties and group is None and fault.state == "cleared":
                 return  # over before anything came of it
@@ -117,20 +123,18 @@ class Correlator:
     def changes(self) -> dict[str, bytes | None]:
         """What has changed since the last call, by incident id; None where it has been let go."""
         touched, self._touched = self._touched, set()
-        return {
-            key: msgspec.msgpack.encode(self._groups[key]) if key in self._groups else None for key in sorted(touched)
-        }
+        held = {key: self._groups.get(key) for key in sorted(touched)}
+        # Kafka takes a megabyte a record; packed, that is an incident of some ten thousand faults
+        return {key: zlib.compress(msgspec.msgpack.encode(group), 1) if group else None for key, group in held.items()}
 
     def restore(self, state: bytes) -> None:
-        """Take back one incident. Raises `msgspec.DecodeError` where the bytes are not ours."""
-        group = msgspec.msgpack.decode(state, type=Group)
-        self._groups[group.incident_id] = group
-        graph = self._graphs[group.incident_id] = Graph()
-        for fault in group.faults.values():
-            for cause, effect, row in list(self._ties(fault)):
-                graph.add(cause.fault_id, effect.fault_id, row)
-            self._place(fault, group)
+        """Take back one incident. Raises `zlib.error` and `msgspec.DecodeError` where the bytes are not ours."""
+        group = msgspec.msgpack.decode(zlib.decompress(state), type=Group)
+        self._groups[group.incident_id], self._graphs[group.incident_id] = group, Graph()
         self._unspoken.add(group.incident_id)
+        for fault in list(group.faults.values()):
+            # a kill in the middle of a merge leaves both: they are merged once more
+            group = self._join(fault, list(self._ties(fault)), group, group.heard_ms)
 
     def _ties(self, fault: Fault) -> Iterator[tuple[Fault, Fault, Cause]]:
         """What ties a fault to those known: (cause, effect, the row that says so)."""
@@ -160,13 +164,17 @@ class Correlator:
         return max(fitting, key=lambda row: row.weight, default=None)
 
     def _shared(self, near: Near, fault: Fault) -> str | None:
-        return self._topology.shared(near, component=fault.component, gpu=fault.gpu, node=fault.node, rack=fault.rack)
+        topology = self._topology
+        shared = topology.shared(near, component=fault.component, gpu=fault.gpu, node=fault.node, rack=fault.rack)
+        return None if shared is None else f"{fault.site}/{shared}"  # two sites may both have a rack 1
 
     def _join(self, fault: Fault, ties: list[tuple[Fault, Fault, Cause]], held: Group | None, now_ms: int) -> Group:
         """The group that takes a fault: a new one, the one that holds it or is tied to it, or all these as one."""
         others = {self._group_of[(effect if cause is fault else cause).fault_id] for cause, effect, _ in ties}
         if held is not None:
             others.add(held.incident_id)
+        if fault.fault_id in self._group_of:
+            others.add(self._group_of[fault.fault_id])
         # the one that has spoken keeps its id, else the older one
         tied = sorted(
             (self._groups[other] for other in others), key=lambda g: (g.written is None, g.born_ms, g.incident_id)
@@ -180,6 +188,7 @@ class Correlator:
             group = Group(incident_id=incident_id, born_ms=now_ms, heard_ms=now_ms, faults={})
             self._groups[incident_id], self._graphs[incident_id] = group, Graph()
         graph = self._graphs[group.incident_id]
+        graph.drop(fault.fault_id)  # a fault that is known better by now may be tied otherwise
         for cause, effect, row in ties:
             graph.add(cause.fault_id, effect.fault_id, row)
         self._place(fault, group)
@@ -200,26 +209,35 @@ class Correlator:
             self._merged.append(over)
         self._graphs[group.incident_id].update(self._graphs[other.incident_id])
         self._forget(other)
-        group.faults.update(other.faults)
         group.born_ms = min(group.born_ms, other.born_ms)
         group.paged = group.paged or other.paged
         for fault in other.faults.values():
-            self._place(fault, group)
+            known = group.faults.get(fault.fault_id)
+            if known is None or known.revision < fault.revision:
+                group.faults[fault.fault_id] = fault
+            self._place(group.faults[fault.fault_id], group)
+        self._touched.add(group.incident_id)
 
     def _place(self, fault: Fault, group: Group) -> None:
+        self._unplace(fault.fault_id)
         self._group_of[fault.fault_id] = group.incident_id
-        for near in self._rows.near_of.get(fault.fault_class, ()):
-            if (shared := self._shared(near, fault)) is not None:
-                self._neighbours.setdefault((near, shared), set()).add(fault.fault_id)
+        nears = self._rows.near_of.get(fault.fault_class, ())
+        places = {(near, shared) for near in nears if (shared := self._shared(near, fault)) is not None}
+        for place in places:
+            self._neighbours.setdefault(place, set()).add(fault.fault_id)
+        self._placed[fault.fault_id] = places
+
+    def _unplace(self, fault_id: str) -> None:
+        self._group_of.pop(fault_id, None)
+        for place in self._placed.pop(fault_id, ()):
+            self._neighbours[place].discard(fault_id)
+            if not self._neighbours[place]:
+                del self._neighbours[place]
 
     def _forget(self, group: Group) -> None:
-        for fault in group.faults.values():
-            del self._group_of[fault.fault_id]
-            for near in self._rows.near_of.get(fault.fault_class, ()):
-                key = (near, self._shared(near, fault) or "")
-                self._neighbours.get(key, set()).discard(fault.fault_id)
-                if not self._neighbours.get(key, True):
-                    del self._neighbours[key]
+        for fault_id in group.faults:
+            if self._group_of.get(fault_id) == group.incident_id:
+                self._unplace(fault_id)
         del self._groups[group.incident_id], self._graphs[group.incident_id]
         self._unspoken.discard(group.incident_id)
         self._touched.add(group.incident_id)
@@ -233,7 +251,8 @@ class Correlator:
         ]
         if group.written is None and not pageable:
             return None
-        page = not group.paged and any(fault.severity == SEVERITIES[-1] for fault in pageable)
+        # what was over before it could speak is for the history, not for the night
+        page = not group.paged and any(f.severity == SEVERITIES[-1] and f.state != "cleared" for f in pageable)
         incident = describe(
             group.faults,
             self._graphs[group.incident_id],
@@ -254,6 +273,11 @@ class Correlator:
     def _pages(self, fault_class: str) -> bool:
         found = self._catalog.faults.get(fault_class)
         return found is not None and found.pages
+
+
+def _bearing(fault: Fault) -> tuple[object, ...]:
+    """What decides to which others a fault is tied."""
+    return fault.code, fault.first_ms, fault.last_ms, fault.gpu
 
 
 def _rows(table: Causes) -> _Rows:

@@ -30,13 +30,16 @@ class SampleProcessor:
     wherever its runs are cut; a run given twice changes nothing.
     """
 
-    def __init__(self, settings: StreamsSettings, codec: SingleObjectCodec, standing: Iterable[Anomaly] = ()) -> None:
+    def __init__(self, settings: StreamsSettings, codec: SingleObjectCodec) -> None:
         self._decode = SampleDecoder(codec, settings.future_ms)
         self._window = TickWindow(settings.tick_ms, settings.grace_ms)
         self._detectors = build(metrics(), silence_ms=settings.silence_ms, tick_ms=settings.tick_ms)
+
+    def restore(self, standing: Iterable[Anomaly]) -> None:
+        """Go on with just these anomalies raised: the windows say how the last minutes went, not what was written."""
         standing = list(standing)
         for detector in self._detectors:
-            detector.restore(standing)
+            detector.restore(standing, self._window.roster)
 
     @property
     def newest_ms(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly, Evidence, Fault, HardwareEvent
 from streams.topology import Topology
 
-INFORMATIONAL = "informational"
+INFORMATIONAL, GPU_SILENT = "informational", "gpu_silent"
 _FIRST_EVIDENCE, _LAST_EVIDENCE = 3, 5
 _REMEMBERED = 64
 """Evidence ids kept per fault: the same event delivered again within so many is not counted twice."""
@@ -26,16 +27,27 @@ _EVERY_REPEAT_UNTIL = 16
 _REPEAT_GROWTH = 1.25
 _FLUSH_MS = 5000
 """Counts of a storm are written at the latest after so long."""
+_KEEP_ENDED_MS = 3_600_000
+"""The evidence of a fault that is over is remembered for so long: delivered again it opens no second life."""
+_LONGEST_TEXT = 2000
+"""Characters of a raw line that go into evidence; kernel lines have some hundred."""
 _CLEARING_KINDS: dict[str, ClearsOn] = {
     "gpu_found": "gpu_reports",
     "driver_recovered": "driver_recovered",
     "source_recovered": "source_recovered",
 }
-_NODE_WIDE: frozenset[ClearsOn] = frozenset({"driver_recovered", "source_recovered", "new_boot"})
+_NODE_WIDE: frozenset[ClearsOn] = frozenset({"driver_recovered", "source_recovered"})
+
+
+class _Source(NamedTuple):
+    """Where a record stood in the log; None where there is no log, as in a back-test."""
+
+    is_event: bool
+    offset: int | None
 
 
 class OpenFault(msgspec.Struct, kw_only=True):
-    """A fault that has not ended, with what is needed to go on with it. About 3 KB with full evidence."""
+    """A fault, with what is needed to go on with it (or, once it is over, to know its evidence again). About 3 KB."""
 
     fault: Fault
     """The newest state; its revision is that of the last record written."""
@@ -49,6 +61,24 @@ class OpenFault(msgspec.Struct, kw_only=True):
     """When the last evidence reached Kafka."""
     written_count: int = 0
     written_ms: int = 0
+    ended_ms: int | None = None
+    """When it ended, by the clock; None while it has not."""
+    events_through: int = -1
+    anomalies_through: int = -1
+    """The offset of the last record of each topic that changed it. State is kept fault by fault, so a kill may leave
+    some of a run's faults kept and others not: when the run is done again, each takes just what is new to it."""
+
+    def has_taken(self, source: _Source) -> bool:
+        """Whether a record is folded in already."""
+        through = self.events_through if source.is_event else self.anomalies_through
+        return source.offset is not None and source.offset <= through
+
+    def take(self, source: _Source) -> None:
+        """Note that a record is folded in."""
+        if source.offset is not None and source.is_event:
+            self.events_through = source.offset
+        elif source.offset is not None:
+            self.anomalies_through = source.offset
 
 
 class FaultBook:
@@ -62,14 +92,17 @@ class FaultBook:
         self._catalog = catalog
         self._topology = topology
         self._open: dict[str, OpenFault] = {}
+        self._ended: dict[str, OpenFault] = {}
+        """Those that ended lately, in the order in which they ended."""
         self._touched: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def on_event(self, event: HardwareEvent, arrived_ms: int) -> list[Fault]:
-        """Fold a hardware event in; `arrived_ms` is when it reached Kafka."""
-        written = list(self._ends_by(event))
+    def on_event(self, event: HardwareEvent, arrived_ms: int, offset: int | None = None) -> list[Fault]:
+        """Fold a hardware event in; `arrived_ms` is when it reached Kafka, `offset` where it stands in its topic."""
+        source = _Source(is_event=True, offset=offset)
+        written = list(self._ends_by(event, arrived_ms, source))
         entry = self._catalog.of(event)
         if entry.fault_class == INFORMATIONAL:
             return written
@@ -95,16 +128,17 @@ class FaultBook:
             reason=entry.reason,
             first_ms=event.event_ms,
             last_ms=event.event_ms,
-            count=event.count,
+            count=max(1, event.count),
             evidence=[evidence],
             observed_ms=event.observed_ms,
         )
-        return written + self._fold(seed, arrived_ms, boot_id=event.boot_id)
+        return written + self._fold(seed, arrived_ms, source, boot_id=event.boot_id)
 
-    def on_anomaly(self, anomaly: Anomaly, arrived_ms: int) -> list[Fault]:
+    def on_anomaly(self, anomaly: Anomaly, arrived_ms: int, offset: int | None = None) -> list[Fault]:
         """Fold a detector's finding in: raised ones open or feed a fault, cleared ones may end it."""
+        source = _Source(is_event=False, offset=offset)
         if anomaly.state == "cleared":
-            return list(self._anomaly_cleared(anomaly, arrived_ms))
+            return list(self._anomaly_cleared(anomaly, arrived_ms, source))
         fault_class = self._catalog.faults.get(anomaly.fault_class)
         evidence = Evidence(
             id=anomaly.anomaly_id,
@@ -135,7 +169,7 @@ class FaultBook:
             evidence=[evidence],
             observed_ms=anomaly.tick_ms,
         )
-        return self._fold(seed, arrived_ms, standing=anomaly.anomaly_id)
+        return self._fold(seed, arrived_ms, source, standing=anomaly.anomaly_id)
 
     def advance(self, now_ms: int) -> list[Fault]:
         """Let time go on: ends faults that have been quiet for long enough, writes counts that are behind."""
@@ -143,32 +177,58 @@ class FaultBook:
         for key, open_fault in list(self._open.items()):
             quiet_s = self._quiet_s(open_fault)
             if quiet_s is not None and now_ms - open_fault.arrived_ms >= quiet_s * 1000:
-                written.append(self._end(key, open_fault.fault.last_ms + quiet_s * 1000))
+                written.append(self._end(key, open_fault.fault.last_ms + quiet_s * 1000, now_ms))
             elif open_fault.fault.count > open_fault.written_count and now_ms - open_fault.written_ms >= _FLUSH_MS:
                 written.append(self._write(key, now_ms))
+        for key, ended in list(self._ended.items()):
+            if ended.ended_ms is not None and now_ms - ended.ended_ms < _KEEP_ENDED_MS:
+                break
+            del self._ended[key]
+            self._touched.add(key)
         return written
 
     def changes(self) -> dict[str, bytes | None]:
-        """What has changed since the last call, by key; None where a fault has ended."""
+        """What has changed since the last call, by key; None where a fault is over and forgotten."""
         touched, self._touched = self._touched, set()
-        return {key: msgspec.msgpack.encode(self._open[key]) if key in self._open else None for key in sorted(touched)}
+        held = {key: self._open.get(key) or self._ended.get(key) for key in sorted(touched)}
+        return {key: msgspec.msgpack.encode(fault) if fault else None for key, fault in held.items()}
 
     def restore(self, key: str, state: bytes) -> None:
-        """Take back one open fault. Raises `msgspec.DecodeError` where the bytes are not ours."""
-        self._open[key] = msgspec.msgpack.decode(state, type=OpenFault)
+        """Take back one fault. Raises `msgspec.DecodeError` where the bytes are not ours."""
+        found = msgspec.msgpack.decode(state, type=OpenFault)
+        (self._open if found.ended_ms is None else self._ended)[key] = found
+
+    def restored(self, events_end: int, anomalies_end: int) -> None:
+        """All is taken back. What was taken from beyond a topic's end was taken from one that was there before it."""
+        for found in (*self._open.values(), *self._ended.values()):
+            found.events_through = found.events_through if found.events_through < events_end else -1
+            found.anomalies_through = found.anomalies_through if found.anomalies_through < anomalies_end else -1
+        self._ended = dict(sorted(self._ended.items(), key=lambda item: item[1].ended_ms or 0))
 
     def _fold(
-        self, seed: Fault, arrived_ms: int, *, boot_id: str | None = None, standing: str | None = None
+        self,
+        seed: Fault,
+        arrived_ms: int,
+        source: _Source,
+        *,
+        boot_id: str | None = None,
+        standing: str | None = None,
     ) -> list[Fault]:
         key = f"{seed.component}|{seed.fault_class}"
         evidence = seed.evidence[0]
         found = self._open.get(key)
+        earlier = found or self._ended.get(key)
+        if earlier is not None and (evidence.id in earlier.remembered or earlier.has_taken(source)):
+            return []
         if found is None:
             fault = replace(seed, fault_id=stable_id("fault", seed.component, seed.fault_class, evidence.id))
             found = self._open[key] = OpenFault(fault=replace(fault, count=0, evidence=[]))
-        elif evidence.id in found.remembered:
-            return []
+            if earlier is not None:
+                found.remembered = earlier.remembered
+                found.events_through, found.anomalies_through = earlier.events_through, earlier.anomalies_through
+                del self._ended[key]
         before = found.fault
+        found.take(source)
         found.fault = _with(before, seed)
         found.remembered = [*found.remembered[1 - _REMEMBERED :], evidence.id]
         found.arrived_ms = max(found.arrived_ms, arrived_ms)
@@ -186,36 +246,46 @@ class FaultBook:
         )
         return [self._write(key, arrived_ms)] if worth_writing else []
 
-    def _anomaly_cleared(self, anomaly: Anomaly, arrived_ms: int) -> Iterator[Fault]:
+    def _anomaly_cleared(self, anomaly: Anomaly, arrived_ms: int, source: _Source) -> Iterator[Fault]:
         key = f"{anomaly.component}|{anomaly.fault_class}"
         found = self._open.get(key)
-        if found is not None and anomaly.anomaly_id in found.standing:
+        if found is not None and anomaly.anomaly_id in found.standing and not found.has_taken(source):
             found.standing.remove(anomaly.anomaly_id)
             found.arrived_ms = max(found.arrived_ms, arrived_ms)
+            found.take(source)
             self._touched.add(key)
             if not found.standing and self._clears_on(found, "anomaly_cleared"):
-                yield self._end(key, anomaly.tick_ms)
-        if anomaly.rule == "gpu_silent":
-            for other, open_fault in list(self._open.items()):
-                if open_fault.fault.component == anomaly.component and self._clears_on(open_fault, "gpu_reports"):
-                    yield self._end(other, anomaly.tick_ms)
+                yield self._end(key, anomaly.tick_ms, arrived_ms)
+        if anomaly.rule == GPU_SILENT:
+            for other, fault in list(self._open.items()):
+                if (
+                    fault.fault.component == anomaly.component
+                    and self._clears_on(fault, "gpu_reports")
+                    and not _is_older(anomaly.tick_ms, fault)
+                    and not fault.has_taken(source)
+                ):
+                    fault.take(source)
+                    yield self._end(other, anomaly.tick_ms, arrived_ms)
 
-    def _ends_by(self, event: HardwareEvent) -> Iterator[Fault]:
+    def _ends_by(self, event: HardwareEvent, arrived_ms: int, source: _Source) -> Iterator[Fault]:
         """Faults that an event ends: a new boot of their node, a recovery of just what was wrong."""
         trigger = _CLEARING_KINDS.get(event.kind)
         if event.kind == "xid" and event.code == 154 and event.details.get("variant") == "none":
             trigger = "recovery_action_none"
+        if trigger is None and event.kind != "agent_started":
+            return
         gpu = event.gpu or self._topology.gpu_at(event.node, event.pci)
         component = gpu_id(gpu, event.node, event.pci)
         for key, found in list(self._open.items()):
-            if found.fault.node != event.node:
+            if found.fault.node != event.node or _is_older(event.event_ms, found) or found.has_taken(source):
                 continue
             rebooted = event.kind == "agent_started" and found.boot_id not in (None, event.boot_id)
             ours = trigger in _NODE_WIDE or found.fault.component == component
             if (trigger and ours and self._clears_on(found, trigger)) or (
                 rebooted and self._clears_on(found, "new_boot") and not found.standing
             ):
-                yield self._end(key, event.event_ms)
+                found.take(source)
+                yield self._end(key, event.event_ms, arrived_ms)
 
     def _clears_on(self, found: OpenFault, trigger: ClearsOn) -> bool:
         fault_class = self._catalog.faults.get(found.fault.fault_class)
@@ -234,10 +304,19 @@ class FaultBook:
         self._touched.add(key)
         return found.fault
 
-    def _end(self, key: str, at_ms: int) -> Fault:
-        fault = self._open.pop(key).fault
+    def _end(self, key: str, at_ms: int, now_ms: int) -> Fault:
+        found = self._open.pop(key)
+        fault = found.fault
+        over = replace(fault, revision=fault.revision + 1, state="cleared", cleared_ms=max(at_ms, fault.last_ms))
+        found.fault, found.ended_ms, found.standing = over, now_ms, []
+        self._ended[key] = found
         self._touched.add(key)
-        return replace(fault, revision=fault.revision + 1, state="cleared", cleared_ms=max(at_ms, fault.last_ms))
+        return over
+
+
+def _is_older(at_ms: int, found: OpenFault) -> bool:
+    """Whether something happened before a fault began, and so is no end of it: a recovery delivered once more."""
+    return at_ms < found.fault.first_ms
 
 
 def _with(fault: Fault, news: Fault) -> Fault:
@@ -267,7 +346,7 @@ def _weight(fault: Fault) -> tuple[int, int]:
 
 
 def _text(event: HardwareEvent, entry: Entry) -> str:
-    return event.raw or entry.name
+    return event.raw[:_LONGEST_TEXT] or entry.name
 
 
 def _component(kind: str, event: HardwareEvent, gpu: str | None) -> str:

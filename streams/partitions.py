@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
-from schemas.catalog import Catalog
+from schemas.catalog import ACTIONS, SEVERITIES, Catalog
 from schemas.catalog.causes import Causes
 from schemas.codec import CodecError, SingleObjectCodec
 from schemas.records import Anomaly, DeadLetter, Fault, HardwareEvent, Incident, Record
@@ -19,11 +20,25 @@ from schemas.topics import ANOMALIES, EVENTS, FAULTS
 from streams.correlate import Correlator
 from streams.detect import SampleProcessor
 from streams.faults import FaultBook
+from streams.roster import NEVER_MS
 from streams.samples import Message, Rejected
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 
 Memory = dict[str, bytes | None]
+
+_REDO_MS = 60_000
+"""An anomaly that is over is remembered for so long: far longer than a handled run waits for its commit."""
+_LETTER_BYTES = 500_000
+"""A dead letter holds so much of a value: with its envelope it must fit in a Kafka record of the usual limit."""
+
+
+_STATES: Mapping[type[Record], tuple[str, ...]] = {
+    Anomaly: ("raised", "cleared"),
+    Fault: ("open", "updated", "cleared"),
+}
+
+C = TypeVar("C", Anomaly, Fault)
 
 
 @dataclass(slots=True)
@@ -37,78 +52,176 @@ class Outcome:
     late: int = 0
 
 
-class SamplePartition:
-    """One partition of `gpu.samples`: windows, detectors, and the anomalies that stand."""
+class QuietClock:
+    """A partition's own time: that of its newest record, which goes on with the wall clock while nothing comes.
 
-    def __init__(self, settings: StreamsSettings, codec: SingleObjectCodec, memory: Mapping[str, bytes]) -> None:
+    So a backlog is judged by the time at which it was written, and a worker's wrong clock is no matter.
+    """
+
+    def __init__(self, idle_ms: int) -> None:
+        self._idle_ms = idle_ms
+        self._heard_ms: int | None = None
+        """By the wall clock: when something came last."""
+        self._time_ms = NEVER_MS
+
+    def heard(self, now_ms: int, time_ms: int) -> None:
+        """A record of `time_ms` has come."""
+        self._heard_ms, self._time_ms = now_ms, time_ms
+
+    def is_quiet(self, now_ms: int) -> bool:
+        """Whether nothing has come for long, after something had."""
+        return self._heard_ms is not None and now_ms - self._heard_ms > self._idle_ms
+
+    def time_ms(self, now_ms: int) -> int:
+        """What time it is in the partition; `NEVER_MS` where nothing has come yet."""
+        return self._time_ms if self._heard_ms is None else self._time_ms + now_ms - self._heard_ms
+
+
+class Standing(msgspec.Struct):
+    """An anomaly that stands, or stood until lately, with the places in the log where that was decided.
+
+    A run may be done again after a kill, with the memory that it had left behind. What it raised must not stand
+    before it begins, and what it cleared must.
+    """
+
+    anomaly: Anomaly
+    raised_at: int
+    """The offset behind the run that raised it."""
+    cleared_at: int | None = None
+    """The offset behind the run that cleared it."""
+    cleared_ms: int = 0
+    """When that was, by the clock."""
+
+    def stands_before(self, offset: int) -> bool:
+        """Whether it stood when `offset` was next to be handled."""
+        return self.raised_at <= offset and (self.cleared_at is None or self.cleared_at > offset)
+
+
+class SamplePartition:
+    """One partition of `gpu.samples`: windows, detectors, and the anomalies that stand.
+
+    `rebuild` what was handled before, then `resume`; from there on `run` and `advance`.
+    """
+
+    def __init__(
+        self, settings: StreamsSettings, codec: SingleObjectCodec, memory: Mapping[str, bytes], end: int
+    ) -> None:
+        """`end` is the offset behind the last message. A memory beyond it is of a topic that was there before."""
         self._settings = settings
-        standing = (msgspec.msgpack.decode(state, type=Anomaly) for state in _of_kind(memory, "standing").values())
-        self._processor = SampleProcessor(settings, codec, standing)
+        self._standing = {
+            key: msgspec.msgpack.decode(state, type=Standing) for key, state in _of_kind(memory, "standing").items()
+        }
+        for kept in self._standing.values():
+            kept.raised_at = 0 if kept.raised_at > end else kept.raised_at
+            kept.cleared_at = 0 if (kept.cleared_at or 0) > end else kept.cleared_at
+        self._processor = SampleProcessor(settings, codec)
         self.next_offset = 0
-        self._quiet_since_ms: int | None = None
-        """By the clock: since when nothing has come."""
-        self._newest_then_ms = 0
+        self._clock = QuietClock(settings.idle_ms)
 
     def rebuild(self, messages: Sequence[Message]) -> None:
         """Take in what was handled before, to fill the windows; nothing is written."""
         self._processor.run(messages)
 
+    def resume(self, offset: int, now_ms: int, newest: Message | None = None) -> None:
+        """The windows are as full as they get: go on at `offset`.
+
+        `newest` is the last message before `offset`, where nothing waits behind it: quiet is counted from then on.
+        """
+        self._processor.restore(kept.anomaly for kept in self._standing.values() if kept.stands_before(offset))
+        self.next_offset = offset
+        if newest is not None:
+            self._clock.heard(min(newest.timestamp, now_ms), self._processor.newest_ms)
+
     def run(self, messages: Sequence[Message], now_ms: int) -> Outcome:
         """Take a run in."""
         findings = self._processor.run(messages)
         self.next_offset = messages[-1].offset + 1
-        self._quiet_since_ms, self._newest_then_ms = now_ms, self._processor.newest_ms
-        return Outcome(
-            list(findings.anomalies), findings.rejected, _standing(findings.anomalies), findings.readings, findings.late
-        )
+        self._clock.heard(now_ms, self._processor.newest_ms)
+        memory = self._remember(findings.anomalies, now_ms)
+        return Outcome(list(findings.anomalies), findings.rejected, memory, findings.readings, findings.late)
 
     def idle(self, now_ms: int) -> bool:
         """Whether nothing has come for so long that the clock has to judge."""
-        return self._quiet_since_ms is not None and now_ms - self._quiet_since_ms > self._settings.idle_ms
+        return self._clock.is_quiet(now_ms)
+
+    def unseen(self, now_ms: int) -> None:
+        """Nobody can tell whether something waits: quiet that cannot be seen is no quiet."""
+        self._clock.heard(now_ms, self._processor.newest_ms)
 
     def advance(self, now_ms: int) -> Outcome:
         """Nothing comes and nothing waits: let the partition's time go on with the clock."""
-        if self._quiet_since_ms is None:
-            return Outcome()
-        gone_ms = now_ms - self._quiet_since_ms
-        anomalies = self._processor.advance(self._newest_then_ms + gone_ms - self._settings.grace_ms)
-        return Outcome(list(anomalies), memory=_standing(anomalies))
+        anomalies = self._processor.advance(self._clock.time_ms(now_ms) - self._settings.grace_ms)
+        return Outcome(list(anomalies), memory=self._remember(anomalies, now_ms))
+
+    def _remember(self, anomalies: Iterable[Anomaly], now_ms: int) -> Memory:
+        changed: Memory = {}
+        for kept in [kept for kept in self._standing.values() if kept.cleared_at is not None]:
+            if now_ms - kept.cleared_ms > _REDO_MS:
+                del self._standing[kept.anomaly.anomaly_id]
+                changed[f"standing|{kept.anomaly.anomaly_id}"] = None
+        for anomaly in anomalies:
+            if anomaly.state == "raised":
+                kept = Standing(anomaly, self.next_offset)
+            elif anomaly.anomaly_id in self._standing:
+                before = self._standing[anomaly.anomaly_id]
+                kept = msgspec.structs.replace(before, cleared_at=self.next_offset, cleared_ms=now_ms)
+            else:
+                continue
+            self._standing[anomaly.anomaly_id] = kept
+            changed[f"standing|{anomaly.anomaly_id}"] = msgspec.msgpack.encode(kept)
+        return changed
 
 
 class FaultPartition:
     """One partition of hardware events and anomalies: the open faults of its racks."""
 
     def __init__(
-        self, catalog: Catalog, topology: Topology, codec: SingleObjectCodec, memory: Mapping[str, bytes]
+        self,
+        settings: StreamsSettings,
+        catalog: Catalog,
+        topology: Topology,
+        codec: SingleObjectCodec,
+        memory: Mapping[str, bytes],
+        ends: Mapping[str, int],
+        now_ms: int,
     ) -> None:
+        """`ends` are the offsets behind the last record of each topic, as in `SamplePartition`."""
         self._codec = codec
         self._book = FaultBook(catalog, topology)
+        self._clocks = {EVENTS: QuietClock(settings.idle_ms), ANOMALIES: QuietClock(settings.idle_ms)}
+        self._idle_ms = settings.idle_ms
+        self._born_ms = now_ms
         for key, state in _of_kind(memory, "fault").items():
             self._book.restore(key, state)
-        self._applied = _applied(memory, EVENTS, ANOMALIES)
+        self._book.restored(ends[EVENTS], ends[ANOMALIES])
+        self._applied = _applied(memory, ends, EVENTS, ANOMALIES)
 
     def __len__(self) -> int:
         return len(self._book)
 
-    def run(self, messages: Sequence[Message]) -> Outcome:
+    def run(self, messages: Sequence[Message], now_ms: int) -> Outcome:
         """Take a run of one of the two topics in. Records that were folded in before are passed over."""
         outcome = Outcome()
         for message in _new(messages, self._applied):
             try:
                 if message.topic == EVENTS:
                     event = self._codec.decode(message.value, HardwareEvent)
-                    outcome.records += self._book.on_event(event, message.timestamp)
+                    outcome.records += self._book.on_event(event, message.timestamp, message.offset)
                 else:
-                    anomaly = self._codec.decode(message.value, Anomaly)
-                    outcome.records += self._book.on_anomaly(anomaly, message.timestamp)
+                    anomaly = _checked(self._codec.decode(message.value, Anomaly))
+                    outcome.records += self._book.on_anomaly(anomaly, message.timestamp, message.offset)
             except CodecError as error:
                 outcome.rejected.append(Rejected(message, error.reason, str(error)))
+        self._clocks[messages[-1].topic].heard(now_ms, messages[-1].timestamp)
         outcome.memory = _kept("fault", self._book.changes()) | _offsets(self._applied)
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
-        """Let time go on."""
-        written = self._book.advance(now_ms)
+        """Let time go on: that of the topic which is further behind."""
+        if now_ms - self._born_ms <= self._idle_ms:
+            return Outcome()  # what the memory calls quiet may have more waiting in the log
+        times = [time for clock in self._clocks.values() if (time := clock.time_ms(now_ms)) != NEVER_MS]
+        written = self._book.advance(min(times, default=now_ms))
         return Outcome(list(written), memory=_kept("fault", self._book.changes()))
 
 
@@ -123,12 +236,14 @@ class IncidentPartition:
         topology: Topology,
         codec: SingleObjectCodec,
         memory: Mapping[str, bytes],
+        ends: Mapping[str, int],
     ) -> None:
+        """`ends` as in `FaultPartition`."""
         self._codec = codec
         self._correlator = Correlator(catalog, table, topology, settle_ms=settings.settle_ms)
         for state in _of_kind(memory, "incident").values():
             self._correlator.restore(state)
-        self._applied = _applied(memory, FAULTS)
+        self._applied = _applied(memory, ends, FAULTS)
 
     def __len__(self) -> int:
         return len(self._correlator)
@@ -138,7 +253,7 @@ class IncidentPartition:
         outcome = Outcome()
         for message in _new(messages, self._applied):
             try:
-                self._correlator.on_fault(self._codec.decode(message.value, Fault), now_ms)
+                self._correlator.on_fault(_checked(self._codec.decode(message.value, Fault)), now_ms)
             except CodecError as error:
                 outcome.rejected.append(Rejected(message, error.reason, str(error)))
         outcome.records += self._correlator.advance(now_ms)
@@ -153,18 +268,34 @@ class IncidentPartition:
 
 def dead_letter(rejected: Rejected, reader: str, now_ms: int) -> DeadLetter:
     """The record for a message that could not be used."""
-    message = rejected.message
+    message, detail = rejected.message, rejected.detail
+    value = message.value or b""
+    if len(value) > _LETTER_BYTES:
+        detail += f" (the first {_LETTER_BYTES} of {len(value)} bytes)"
     return DeadLetter(
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
         reason=rejected.reason,
-        detail=rejected.detail,
+        detail=detail,
         reader=reader,
         key=message.key,
-        value=message.value or b"",
+        value=value[:_LETTER_BYTES],
         observed_ms=now_ms,
     )
+
+
+def _checked(record: C) -> C:
+    """A record whose words are those of the catalogue. Raises `CodecError` for one that nobody could act on."""
+    for name, word, known in (
+        ("severity", record.severity, SEVERITIES),
+        ("action", record.action, ACTIONS),
+        ("state", record.state, _STATES[type(record)]),
+    ):
+        if word not in known:
+            kind = type(record).__name__
+            raise CodecError("unknown_word", f"{name} of the {kind} is {word!r}; known are {', '.join(known)}")
+    return record
 
 
 def _of_kind(memory: Mapping[str, bytes], kind: str) -> dict[str, bytes]:
@@ -179,9 +310,10 @@ def _standing(anomalies: Iterable[Anomaly]) -> Memory:
     return {f"standing|{a.anomaly_id}": msgspec.msgpack.encode(a) if a.state == "raised" else None for a in anomalies}
 
 
-def _applied(memory: Mapping[str, bytes], *topics: str) -> dict[str, int]:
+def _applied(memory: Mapping[str, bytes], ends: Mapping[str, int], *topics: str) -> dict[str, int]:
     """The highest offset of each topic that the memory already holds."""
-    return {topic: int(memory.get(f"applied|{topic}", b"-1")) for topic in topics}
+    applied = {topic: int(memory.get(f"applied|{topic}", b"-1")) for topic in topics}
+    return {topic: offset if offset < ends[topic] else -1 for topic, offset in applied.items()}
 
 
 def _offsets(applied: Mapping[str, int]) -> Memory:

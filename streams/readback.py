@@ -16,7 +16,6 @@ from confluent_kafka import Message as KafkaMessage
 from schemas.codec import CodecError, SingleObjectCodec
 from schemas.records import InventoryRecord
 from schemas.topics import INVENTORY, SAMPLES, STREAMS_STATE
-from streams.topology import Topology
 
 _WAIT_S = 10.0
 _POLL_S = 0.05
@@ -45,11 +44,11 @@ class Record:
 class Reader:
     """A consumer without a group. Close it when done."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, group: str = "fleetpulse-readback") -> None:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
-                "group.id": "fleetpulse-readback",  # required by the client, never used: nothing is committed
+                "group.id": group,  # required by the client; nothing is joined or committed, only looked up
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
@@ -65,6 +64,17 @@ class Reader:
         """The offset behind the last record. Raises `KafkaException` where no broker answers within a second."""
         _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=1.0, cached=False)
         return int(high)
+
+    def last(self, topic: str, partition: int) -> Record | None:
+        """The last record of a partition; None where it is empty. Raises `KafkaException`."""
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=1.0, cached=False)
+        records = [one for batch in self.between(topic, partition, max(low, high - 1), high) for one in batch]
+        return records[-1] if records else None
+
+    def committed(self, topic: str, partition: int) -> int | None:
+        """The offset at which the reader's group will go on; None where it has none. Raises `KafkaException`."""
+        (found,) = self._consumer.committed([TopicPartition(topic, partition)], timeout=1.0)
+        return None if found.offset < 0 else int(found.offset)
 
     def between(self, topic: str, partition: int, first: int, end: int) -> Iterator[Sequence[Record]]:
         """Records with offsets from `first` to below `end`, in batches.
@@ -117,20 +127,24 @@ class Reader:
 
 
 class InventoryFeed:
-    """The inventory topic, followed from its beginning into a `Topology`."""
+    """The inventory topic, followed from its beginning."""
 
-    def __init__(self, bootstrap: str, codec: SingleObjectCodec, topology: Topology) -> None:
+    def __init__(self, bootstrap: str, codec: SingleObjectCodec) -> None:
         self._reader = Reader(bootstrap)
-        self._codec, self._topology = codec, topology
+        self._codec = codec
         self._next: dict[int, int] = {}
 
-    def follow(self) -> int:
-        """Read what has come since; gives how many records were understood. Raises `KafkaException`."""
-        learnt = 0
+    def follow(self) -> list[InventoryRecord]:
+        """What has come since, in order. Raises `KafkaException`.
+
+        A `Topology` learns it where it is also asked, not in the thread that reads: between two steps of a change a
+        GPU is nowhere.
+        """
+        learnt: list[InventoryRecord] = []
         for partition in self._partitions():
             end = self._reader.end(INVENTORY, partition)
             for records in self._reader.between(INVENTORY, partition, self._next.get(partition, 0), end):
-                learnt += sum(self._learn(record) for record in records)
+                learnt += filter(None, map(self._decode, records))
             self._next[partition] = end
         return learnt
 
@@ -138,12 +152,11 @@ class InventoryFeed:
         """Let the connections go."""
         self._reader.close()
 
-    def _learn(self, record: Record) -> bool:
+    def _decode(self, record: Record) -> InventoryRecord | None:
         try:
-            self._topology.learn(self._codec.decode(record.value, InventoryRecord))
+            return self._codec.decode(record.value, InventoryRecord)
         except CodecError:
-            return False  # the sink dead-letters it; here the place just stays unknown
-        return True
+            return None  # the sink dead-letters it; here the place just stays unknown
 
     def _partitions(self) -> list[int]:
         if not self._next:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 from typing import NamedTuple
 
 from schemas.catalog import ACTIONS, SEVERITIES, Catalog
@@ -23,23 +24,37 @@ class Graph:
     """Who explains whom in a group: fault id to the fault ids that it explains, each with the row that says so."""
 
     effects: dict[str, dict[str, Cause]] = field(default_factory=dict)
-    explained: dict[str, int] = field(default_factory=dict)
-    """Fault id to how many strong rows explain it."""
+    causes: dict[str, set[str]] = field(default_factory=dict)
+    """The same, the other way round."""
 
     def add(self, cause: str, effect: str, row: Cause) -> None:
         """Enter a tie; the strongest between two stands."""
         known = self.effects.setdefault(cause, {}).get(effect)
-        if known is not None and known.weight >= row.weight:
-            return
-        if row.weight >= STRONG and (known is None or known.weight < STRONG):
-            self.explained[effect] = self.explained.get(effect, 0) + 1
-        self.effects[cause][effect] = row
+        if known is None or known.weight < row.weight:
+            self.effects[cause][effect] = row
+            self.causes.setdefault(effect, set()).add(cause)
+
+    def drop(self, fault: str) -> None:
+        """Forget all ties of a fault: what is known of it has changed."""
+        for effect in self.effects.pop(fault, {}):
+            self.causes[effect].discard(fault)
+        for cause in self.causes.pop(fault, set()):
+            self.effects[cause].pop(fault, None)
 
     def update(self, other: Graph) -> None:
         """Enter all ties of another graph."""
-        for cause, effects in other.effects.items():
+        for cause, effect, row in other.ties():
+            self.add(cause, effect, row)
+
+    def ties(self) -> Iterator[tuple[str, str, Cause]]:
+        """All ties: (cause, effect, the row that says so)."""
+        for cause, effects in self.effects.items():
             for effect, row in effects.items():
-                self.add(cause, effect, row)
+                yield cause, effect, row
+
+    def is_explained(self, fault: str) -> bool:
+        """Whether a strong row says what caused a fault."""
+        return any(self.effects[cause][fault].weight >= STRONG for cause in self.causes.get(fault, ()))
 
     def reach(self, root: str) -> dict[str, tuple[float, str]]:
         """All that `root` explains, directly or by way of others: fault id to (weight, name of the row).
@@ -68,6 +83,8 @@ class _Root(NamedTuple):
     """Of the component, as its title names it."""
     explains: dict[str, tuple[float, str]]
     reason: str
+    nodes: int = 0
+    """How many nodes fail together, where the root is what they share."""
 
 
 def describe(
@@ -83,7 +100,7 @@ def describe(
     topology: Topology,
 ) -> Incident:
     """The incident that a group of faults is, with its root, its members' roles, and the next revision."""
-    root = _common_cause(faults, common_causes, topology) or _root(faults, graph)
+    root = _common_cause(faults, graph, common_causes, topology) or _root(faults, graph)
     others = sorted(
         (fault for fault in faults.values() if fault is not root.fault),
         key=lambda fault: (fault.first_ms, fault.fault_id),
@@ -93,7 +110,7 @@ def describe(
     members = [_member(root.fault, "root", "explains the others" if others else "alone")]
     members += [_member(fault, "symptom", root.explains.get(fault.fault_id, unexplained)[1]) for fault in others]
     deciding = [root.fault, *others]
-    weight = sum(weight for weight, _ in root.explains.values())
+    weight = fsum(weight for weight, _ in root.explains.values())
     critical_first = sorted(deciding, key=lambda fault: SEVERITIES.index(fault.severity), reverse=True)
     return Incident(
         incident_id=incident_id,
@@ -128,14 +145,15 @@ def describe(
 
 def _root(faults: Mapping[str, Fault], graph: Graph) -> _Root:
     """The fault that nothing explains and that explains most; between equals the one seen first."""
-    unexplained = [fault for fault in faults.values() if not graph.explained.get(fault.fault_id)]
+    unexplained = [fault for fault in faults.values() if not graph.is_explained(fault.fault_id)]
     reach = {fault.fault_id: graph.reach(fault.fault_id) for fault in unexplained or faults.values()}
 
-    def standing(fault_id: str) -> tuple[float, int, int, int, str]:
+    def standing(fault_id: str) -> tuple[float, int, int, int, str, str]:
         fault = faults[fault_id]
-        weight = sum(weight for weight, _ in reach[fault_id].values())
+        # exact, so that the order in which the faults came does not decide between equals
+        weight = fsum(weight for weight, _ in reach[fault_id].values())
         rank = SEVERITIES.index(fault.severity), ACTIONS.index(fault.action)
-        return -weight, -rank[0], fault.first_ms, -rank[1], fault.component
+        return -weight, -rank[0], fault.first_ms, -rank[1], fault.component, fault_id
 
     best = min(reach, key=standing)
     fault, explains = faults[best], reach[best]
@@ -151,21 +169,26 @@ def _root(faults: Mapping[str, Fault], graph: Graph) -> _Root:
 
 
 def _common_cause(
-    faults: Mapping[str, Fault], common_causes: Sequence[CommonCause], topology: Topology
+    faults: Mapping[str, Fault], graph: Graph, common_causes: Sequence[CommonCause], topology: Topology
 ) -> _Root | None:
     """The thing whose members fail together, where there are enough of them."""
     for row in common_causes:
-        by_rack: dict[str, list[Fault]] = {}
-        for fault in faults.values():
+        by_rack: dict[tuple[str, str], dict[str, Fault]] = {}
+        for fault in sorted(faults.values(), key=lambda fault: (fault.first_ms, fault.fault_id), reverse=True):
             if fault.fault_class == row.effect:
-                by_rack.setdefault(fault.rack, []).append(fault)
-        for rack, failing in sorted(by_rack.items()):
-            known = max(topology.nodes_in_rack(rack), len(failing))
+                # a node that came back and failed again is still one node
+                by_rack.setdefault((fault.site, fault.rack), {})[fault.component] = fault
+        for (site, rack), nodes in sorted(by_rack.items()):
+            failing = list(nodes.values())
+            known = max(topology.nodes_in_rack(site, rack), len(failing))
             if len(failing) >= row.at_least and len(failing) / known >= row.at_least_share:
                 first = min(failing, key=lambda fault: (fault.first_ms, fault.component))
                 reason = f"{len(failing)} of {known} nodes of the rack at once: {row.reason}"
                 explains = {fault.fault_id: (1.0, row.name) for fault in failing if fault is not first}
-                return _Root(first, rack_id(rack), "rack", explains, reason)
+                for fault in failing:  # and what each of them explains
+                    explains = graph.reach(fault.fault_id) | explains
+                explains.pop(first.fault_id, None)
+                return _Root(first, rack_id(rack), "rack", explains, reason, len(failing))
     return None
 
 
@@ -191,12 +214,13 @@ def _title(root: _Root, others: int, catalog: Catalog) -> str:
     if fault.code is not None:
         what += f" ({'SXid' if fault.component_kind == 'nvswitch' else 'XID'} {fault.code})"
     if root.kind == "rack":
-        where = f"rack {fault.rack}, {others + 1} nodes"
+        where = f"rack {fault.rack}, {root.nodes} nodes"
+        others -= root.nodes - 1
     elif root.kind == "gpu":
         where = f"GPU {fault.gpu or fault.pci or 'unknown'} in {fault.node}"
     elif root.kind == "node":
         where = f"node {fault.node}"
     else:
         where = fault.component
-    rest = f", {others} symptom{'s' if others > 1 else ''}" if others and root.kind != "rack" else ""
+    rest = f", {others} symptom{'s' if others > 1 else ''}" if others else ""
     return f"{what}: {where}{rest}"

@@ -46,6 +46,18 @@ class Roster:
         """Where GPU number `gpu` was last seen."""
         return self.nodes[int(self.gpu_node[gpu])]
 
+    def knows(self, columns: SampleColumns) -> bool:
+        """Whether all in `columns` are where, and sample as often as, the roster has it."""
+        self._node_of_code = _reach(self._node_of_code, columns.node_code)
+        self._gpu_of_code = _reach(self._gpu_of_code, columns.gpu_code)
+        nodes, gpus = self._node_of_code[columns.node_code], self._gpu_of_code[columns.gpu_code]
+        return bool(
+            (nodes != _NOBODY).all()
+            and (gpus != _NOBODY).all()
+            and (self.node_interval_ms[nodes] == columns.interval_ms).all()
+            and (self.gpu_node[gpus] == np.repeat(nodes, columns.gpu_count)).all()
+        )
+
     def resolve(self, columns: SampleColumns) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Indices of the nodes of each message, shape (R,), and of the GPU of each reading, shape (N,).
 

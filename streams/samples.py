@@ -102,6 +102,23 @@ class SampleColumns:
         serials: list[str] = self.frame["gpus"][row].to_list()
         return serials
 
+    def part(self, first: int, end: int) -> SampleColumns:
+        """Messages `first` to below `end` with their readings; nothing is copied."""
+        rows = slice(first, end)
+        before = int(self.gpu_count[:first].sum())
+        readings = slice(before, before + int(self.gpu_count[rows].sum()))
+        return SampleColumns(
+            tick_ms=self.tick_ms[rows],
+            arrived_ms=self.arrived_ms[rows],
+            interval_ms=self.interval_ms[rows],
+            node_code=self.node_code[rows],
+            gpu_count=self.gpu_count[rows],
+            gpu_code=self.gpu_code[readings],
+            values=self.values[:, readings],
+            throttle=self.throttle[readings],
+            frame=self.frame[rows],
+        )
+
 
 class Decoded(NamedTuple):
     """What came of a run."""
@@ -162,34 +179,39 @@ class SampleDecoder:
     def _decodable(
         self, schema: Schema, group: list[Message], rejected: list[Rejected]
     ) -> tuple[list[Message], pl.DataFrame | None]:
-        """The messages whose bodies decode, and their frame. A block that does not is gone through one by one."""
+        """The messages whose bodies decode, and their frame in today's columns.
+
+        A block that does not decode is halved until the bad bodies stand alone: one of them costs its neighbours
+        little, however often it is sent.
+        """
         bodies = [message.value[HEADER_BYTES:] for message in group if message.value]
         frame = _read_block(schema, bodies)
-        if frame is not None:
-            return group, frame
-        good: list[int] = []
-        for at, body in enumerate(bodies):
-            problem = self._problem(schema, body)
-            if problem is None:
-                good.append(at)
-            else:
-                rejected.append(Rejected(group[at], problem.reason, str(problem)))
-        return [group[at] for at in good], _read_block(schema, [bodies[at] for at in good]) if good else None
+        if frame is None:
+            if len(group) == 1:
+                problem = self._problem(schema, bodies[0])
+                rejected.append(Rejected(group[0], problem.reason, str(problem)))
+                return [], None
+            half = len(group) // 2
+            sound = [self._decodable(schema, part, rejected) for part in (group[:half], group[half:])]
+            frames = [part for _, part in sound if part is not None]
+            return [message for part, _ in sound for message in part], pl.concat(frames) if frames else None
+        return group, frame if schema.current else _as_current(frame)
 
-    def _problem(self, schema: Schema, body: bytes) -> CodecError | None:
-        """What is wrong with one body."""
+    def _problem(self, schema: Schema, body: bytes) -> CodecError:
+        """What is wrong with a body that does not decode in a block of its own."""
         try:
             self.codec.decode_body(Framed(schema, body), "GpuSample")
         except CodecError as error:
             return error
-        if _read_block(schema, [body]) is None:
-            return CodecError("not_avro", "the GpuSample does not decode in a block")
-        return None
+        return CodecError("not_avro", "a number in the GpuSample does not fit its type")
 
     def _implausible(self, frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
         """Row numbers of records that decode but cannot be true, each with its reason and a sentence."""
         bad: dict[int, tuple[str, str]] = {}
-        ahead = frame["tick_ms"].to_numpy() - arrived_ms
+        tick_ms = frame["tick_ms"].to_numpy()
+        for row in np.flatnonzero(tick_ms < 0):
+            bad[int(row)] = ("time_negative", f"the tick is {tick_ms[row]} ms: before 1970, check the node's clock")
+        ahead = np.maximum(tick_ms, 0) - arrived_ms
         for row in np.flatnonzero(ahead > self.future_ms):
             detail = f"the tick is {ahead[row] / 1000:.0f} s after the record reached Kafka: check the node's clock"
             bad[int(row)] = ("time_in_future", detail)
@@ -209,13 +231,38 @@ class SampleDecoder:
 @cache
 def _sentinel(schema: Schema) -> bytes:
     """The body of a record that no producer writes: it closes a block."""
-    empty: dict[str, Any] = {"string": _SENTINEL, "long": -1, "int": -1}
-    fields = {
-        f["name"]: empty.get(f["type"], []) if isinstance(f["type"], str) else [] for f in schema.canonical["fields"]
-    }
+    given: dict[str, Any] = {"site": _SENTINEL, "sequence": -1}
+    fields = {field["name"]: given.get(field["name"], _empty(field["type"])) for field in schema.canonical["fields"]}
     out = io.BytesIO()
     schemaless_writer(out, schema.parsed, fields)
     return out.getvalue()
+
+
+def _empty(kind: Any) -> Any:
+    """The smallest value of an Avro type; None for a union that has null."""
+    if isinstance(kind, list):
+        return None if "null" in kind else _empty(kind[0])
+    if isinstance(kind, dict):
+        return {"array": [], "map": {}}.get(kind["type"])
+    return {"string": "", "bytes": b"", "boolean": False, "float": 0.0, "double": 0.0, "null": None}.get(kind, 0)
+
+
+@cache
+def _current_columns() -> pl.DataFrame:
+    """No record, in the columns of today's schema."""
+    frame = _read_block(registry.current("GpuSample"), [])
+    assert frame is not None  # noqa: S101 - our own sentinel in our own schema
+    return frame
+
+
+def _as_current(frame: pl.DataFrame) -> pl.DataFrame:
+    """Records of an earlier writer in today's columns: what it did not know takes its default."""
+    defaults = {field["name"]: field.get("default") for field in registry.current("GpuSample").parsed["fields"]}
+    columns = [
+        pl.col(name).cast(kind) if name in frame.columns else pl.lit(defaults[name], kind).alias(name)
+        for name, kind in _current_columns().schema.items()
+    ]
+    return frame.select(columns)
 
 
 def _read_block(schema: Schema, bodies: Sequence[bytes]) -> pl.DataFrame | None:
@@ -234,20 +281,10 @@ def _read_block(schema: Schema, bodies: Sequence[bytes]) -> pl.DataFrame | None:
 
 
 def _in_log_order(parts: Sequence[tuple[list[Message], pl.DataFrame]]) -> tuple[list[Message], pl.DataFrame]:
-    """Messages of several writer schemas as one frame of the current schema, in the order of the log."""
-    defaults = {field["name"]: field.get("default") for field in registry.current("GpuSample").parsed["fields"]}
-    newest = max((frame for _, frame in parts), key=lambda frame: frame.width).schema
-    frames = [
-        frame.with_columns(
-            pl.lit([] if isinstance(kind, pl.List) else defaults[name], kind).alias(name)
-            for name, kind in newest.items()
-            if name not in frame.columns
-        ).select(newest.names())
-        for _, frame in parts
-    ]
+    """Messages of several writer schemas as one frame, in the order of the log."""
     messages = [message for group, _ in parts for message in group]
     order = sorted(range(len(messages)), key=lambda at: messages[at].offset)
-    return [messages[at] for at in order], pl.concat(frames)[order]
+    return [messages[at] for at in order], pl.concat([frame for _, frame in parts])[order]
 
 
 def _columns(frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColumns:

@@ -19,15 +19,16 @@ class Topology:
         self._nodes: dict[str, InventoryRecord] = {}
         self._at_slot: dict[tuple[str, str], str] = {}
         """(node, PCI address) to GPU serial."""
-        self._rack_nodes: dict[str, set[str]] = {}
+        self._rack_nodes: dict[tuple[str, str], set[str]] = {}
+        """(site, rack) to the nodes in it."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
         if record.kind == "gpu":
             gpu = record.component.removeprefix("gpu:")
             before = self._gpus.pop(gpu, None)
-            if before is not None and before.node and before.pci:
-                self._at_slot.pop((before.node, before.pci), None)
+            if before is not None and before.node and before.pci and self.gpu_at(before.node, before.pci) == gpu:
+                del self._at_slot[before.node, before.pci]  # unless another GPU sits there by now
             if not record.removed:
                 self._gpus[gpu] = record
                 if record.node and record.pci:
@@ -36,10 +37,10 @@ class Topology:
             node = record.component.removeprefix("node:")
             before = self._nodes.pop(node, None)
             if before is not None:
-                self._rack_nodes.get(before.rack, set()).discard(node)
+                self._rack_nodes[before.site, before.rack].discard(node)
             if not record.removed:
                 self._nodes[node] = record
-                self._rack_nodes.setdefault(record.rack, set()).add(node)
+                self._rack_nodes.setdefault((record.site, record.rack), set()).add(node)
 
     def gpu_at(self, node: str, pci: str | None) -> str | None:
         """The serial of the GPU at a PCI address of a node."""
@@ -57,9 +58,9 @@ class Topology:
                 return record.nvlink_domain
         return node
 
-    def nodes_in_rack(self, rack: str) -> int:
+    def nodes_in_rack(self, site: str, rack: str) -> int:
         """How many nodes of a rack are known."""
-        return len(self._rack_nodes.get(rack, ()))
+        return len(self._rack_nodes.get((site, rack), ()))
 
     def shared(self, near: Near, *, component: str, gpu: str | None, node: str | None, rack: str) -> str | None:
         """What a component shares with its neighbours at the distance `near`; None where that is not known."""

@@ -9,25 +9,24 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import faust
 import structlog
-from aiokafka.errors import KafkaError as AioKafkaError
 from confluent_kafka import KafkaException
 from faust.types import TP
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 from yarl import URL
 
 from schemas.catalog import load
 from schemas.catalog.causes import causes
 from schemas.codec import SingleObjectCodec
-from schemas.records import Anomaly, Fault, Incident, Record
 from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, SAMPLES, STREAMS_STATE
 from streams import metrics
-from streams.partitions import FaultPartition, IncidentPartition, Outcome, SamplePartition, dead_letter
+from streams.delivery import LARGEST_BYTES, Delivery, persistently
+from streams.partitions import FaultPartition, IncidentPartition, Outcome, SamplePartition
 from streams.readback import InventoryFeed, Reader
 from streams.samples import Message, Rejected
 from streams.settings import StreamsSettings
@@ -36,20 +35,9 @@ from streams.transport import RunTransport
 
 log = structlog.get_logger()
 
-READER = "streams"
-_OUTPUTS: Mapping[type[Record], tuple[str, Callable[[Any], str]]] = {
-    Anomaly: (ANOMALIES, lambda anomaly: anomaly.rack),
-    Fault: (FAULTS, lambda fault: fault.site),
-    Incident: (INCIDENTS, lambda incident: incident.site),
-}
 _INPUTS = (SAMPLES, EVENTS, ANOMALIES, FAULTS)
 _TIMER_S = 0.1
 _IDLE_LOOK_S = 1.0
-_LONGEST_RETRY_S = 5.0
-_Send = tuple[str, bytes | None, bytes | None, int | None]
-"""Topic, key, value, and the partition where the key does not decide it."""
-
-T = TypeVar("T")
 
 
 class Worker:
@@ -62,18 +50,22 @@ class Worker:
         override = Path(settings.catalog_override) if settings.catalog_override else None
         self._catalog = load(override)
         self._topology = Topology()
-        self._inventory = InventoryFeed(bootstrap, self._codec, self._topology)
-        self._probe = Reader(bootstrap)
+        self._inventory = InventoryFeed(bootstrap, self._codec)
+        self._probe = Reader(bootstrap, settings.app_id)
         self._samples: dict[int, SamplePartition] = {}
         self._faults: dict[int, FaultPartition] = {}
         self._incidents: dict[int, IncidentPartition] = {}
-        self._assigned: set[tuple[str, int]] = set()
+        self._assigned: dict[tuple[str, int], int] = {}
+        """What is ours, and since when by the clock."""
+        self._looked_at: set[int] = set()
+        """Partitions of samples in which nothing has come since they are ours, and of which no more can be told."""
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
         self.app = self._build_app(data_dir, name)
         self._topics = {
             topic: self.app.topic(topic, key_serializer="raw", value_serializer="raw")
             for topic in (*_INPUTS, INCIDENTS, DEAD_LETTERS, STREAMS_STATE)
         }
+        self._delivery = Delivery(self._topics, self._codec)
         self._register()
 
     def _build_app(self, data_dir: Path, name: str) -> faust.App:
@@ -95,6 +87,10 @@ class Worker:
             consumer_max_fetch_size=8 * 1024 * 1024,
             producer_acks=-1,
             producer_linger=0,
+            producer_max_request_size=LARGEST_BYTES,
+            # Evidence of both topics folds into one book: partition N of each must be with one worker. Faust's own
+            # assignor does that for topics with equal partition counts; with no standbys a plain one would be used.
+            table_standby_replicas=1,
             producer_compression_type="lz4",
             stream_wait_empty=True,
         )
@@ -116,8 +112,18 @@ class Worker:
         for topic, handle in handlers.items():
             # concurrency 1: a partition's runs end in their order, which is what lets the highest offset be committed
             self.app.agent(self._topics[topic], name=f"fleetpulse.{topic}", concurrency=1)(self._agent(topic, handle))
-        self.app.timer(_TIMER_S)(self._on_timer)
-        self.app.timer(_IDLE_LOOK_S)(self._on_second)
+        self._repeat(_TIMER_S, self._on_timer)
+        self._repeat(_IDLE_LOOK_S, self._on_second)
+
+    def _repeat(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it again and again with a pause between, so that it never overlaps itself, however slow Kafka is."""
+
+        async def task() -> None:
+            while not self.app.should_stop:
+                await self.app.sleep(seconds)
+                await work()
+
+        self.app.task(task)
 
     def _agent(
         self, topic: str, handle: Callable[[int, Sequence[Message]], Awaitable[Outcome]]
@@ -133,161 +139,208 @@ class Worker:
     ) -> None:
         partition, began = run[-1].partition, time.monotonic()
         async with self._lock(topic, partition):
-            try:
-                outcome = await self._persist("reading state back", lambda: handle(partition, run))
-            except Exception as error:
-                # Faust would acknowledge the run and go on in silence
-                log.exception(
-                    "this run could not be handled; its records go to dead.letters", topic=topic, partition=partition
-                )
-                metrics.FAILED_RUNS.labels(topic).inc()
-                reason = f"{type(error).__name__}: {error}"
-                outcome = Outcome(rejected=[Rejected(message, "processing_failed", reason) for message in run])
-            await self._deliver(partition, outcome)
+            outcome = await self._work(topic, run, handle)
+            if (topic, partition) not in self._assigned:
+                self._drop({(topic, partition)})  # taken from us meanwhile: what we hold is no longer what is true
         metrics.MESSAGES.labels(topic).inc(len(run))
         metrics.READINGS.inc(outcome.readings)
         metrics.LATE.inc(outcome.late)
         metrics.RUN_SECONDS.labels(topic).observe(time.monotonic() - began)
-        behind = self.app.consumer.highwater(TP(topic, partition)) - run[-1].offset - 1
-        metrics.LAG.labels(topic, partition).set(max(0, behind))
+        tp = TP(topic, partition)
+        highwater = self.app.consumer.highwater(tp) if tp in self.app.consumer.assignment() else None
+        if highwater is not None:
+            metrics.LAG.labels(topic, partition).set(max(0, highwater - run[-1].offset - 1))
+
+    async def _work(
+        self, topic: str, run: Sequence[Message], handle: Callable[[int, Sequence[Message]], Awaitable[Outcome]]
+    ) -> Outcome:
+        partition = run[-1].partition
+        try:
+            outcome = await persistently("reading state back", lambda: handle(partition, run))
+        except Exception as error:
+            # Faust would acknowledge the run and go on in silence
+            metrics.FAILED_RUNS.labels(topic).inc()
+            if topic != SAMPLES:
+                self._drop({(topic, partition)})  # half done: what was kept before the run is whole
+            if topic != SAMPLES and len(run) > 1:
+                log.exception("a run failed; going through it one by one", topic=topic, partition=partition)
+                for message in run:
+                    outcome = await self._work(topic, [message], handle)
+                return outcome
+            log.exception("records could not be handled and go to dead.letters", topic=topic, partition=partition)
+            reason = f"{type(error).__name__}: {error}"
+            outcome = Outcome(rejected=[Rejected(message, "processing_failed", reason) for message in run])
+        await self._deliver(partition, outcome)
+        return outcome
 
     async def _run_samples(self, partition: int, run: Sequence[Message]) -> Outcome:
         held = self._samples.get(partition)
         if held is None:
-            held = self._samples[partition] = await asyncio.to_thread(self._rebuild_samples, partition, run[0])
+            first = run[0]
+            held = await asyncio.to_thread(self._rebuild_samples, partition, first.offset, first.timestamp)
+            self._samples[partition] = held
         return held.run(run, _now_ms())
 
     async def _run_evidence(self, partition: int, run: Sequence[Message]) -> Outcome:
-        return (await self._fault_partition(partition)).run(run)
+        return (await self._fault_partition(partition)).run(run, _now_ms())
 
     async def _run_faults(self, partition: int, run: Sequence[Message]) -> Outcome:
         return (await self._incident_partition(partition)).run(run, _now_ms())
 
-    def _rebuild_samples(self, partition: int, first: Message) -> SamplePartition:
-        """Windows follow from the last minutes of the log; read them back up to where the group stands."""
+    def _rebuild_samples(
+        self, partition: int, offset: int, at_ms: int, newest: Message | None = None
+    ) -> SamplePartition:
+        """Windows follow from the last minutes of the log; read them back up to `offset`, which was there at `at_ms`.
+
+        `newest` is the message before `offset` where nothing comes behind it.
+        """
         with metrics.REBUILD_SECONDS.time():
             reader = Reader(self._bootstrap)
             try:
-                held = SamplePartition(self._settings, self._codec, reader.state(partition))
-                since_ms = first.timestamp - self._settings.rebuild_ms
-                for messages in reader.samples_before(partition, first.offset, since_ms):
+                end = reader.end(SAMPLES, partition)
+                held = SamplePartition(self._settings, self._codec, reader.state(partition), end)
+                for messages in reader.samples_before(partition, offset, at_ms - self._settings.rebuild_ms):
                     held.rebuild(messages)
             finally:
                 reader.close()
+        held.resume(offset, _now_ms(), newest)
         return held
 
     async def _fault_partition(self, partition: int) -> FaultPartition:
+        """What is held of a partition of evidence, read back first where nothing is. The caller has its lock."""
         if partition not in self._faults:
-            memory = await asyncio.to_thread(self._memory, partition)
-            if partition not in self._faults:
-                self._faults[partition] = FaultPartition(self._catalog, self._topology, self._codec, memory)
+            memory, ends = await asyncio.to_thread(self._memory, partition, EVENTS, ANOMALIES)
+            self._faults[partition] = FaultPartition(
+                self._settings, self._catalog, self._topology, self._codec, memory, ends, _now_ms()
+            )
         return self._faults[partition]
 
     async def _incident_partition(self, partition: int) -> IncidentPartition:
+        """The same for faults."""
         if partition not in self._incidents:
-            memory = await asyncio.to_thread(self._memory, partition)
+            memory, ends = await asyncio.to_thread(self._memory, partition, FAULTS)
             self._incidents[partition] = IncidentPartition(
-                self._settings, self._catalog, causes(), self._topology, self._codec, memory
+                self._settings, self._catalog, causes(), self._topology, self._codec, memory, ends
             )
         return self._incidents[partition]
 
-    def _memory(self, partition: int) -> dict[str, bytes]:
+    def _memory(self, partition: int, *topics: str) -> tuple[dict[str, bytes], dict[str, int]]:
         reader = Reader(self._bootstrap)
         try:
-            return reader.state(partition)
+            return reader.state(partition), {topic: reader.end(topic, partition) for topic in topics}
         finally:
             reader.close()
 
     async def _on_timer(self) -> None:
         """Time goes on for faults and incidents, also where nothing comes."""
         for topic, partition in sorted(self._assigned):
+            if topic not in {FAULTS, EVENTS}:
+                continue
             async with self._lock(topic, partition):
-                if topic == FAULTS:
-                    incidents = await self._incident_partition(partition)
-                    await self._deliver(partition, incidents.advance(_now_ms()))
-                    metrics.OPEN_INCIDENTS.labels(partition).set(len(incidents))
-                elif topic == EVENTS:
-                    faults = await self._fault_partition(partition)
-                    await self._deliver(partition, faults.advance(_now_ms()))
-                    metrics.OPEN_FAULTS.labels(partition).set(len(faults))
+                if (topic, partition) not in self._assigned:
+                    continue  # taken from us while we waited
+                held = await persistently("reading state back", partial(self._timed, topic, partition))
+                if (topic, partition) not in self._assigned:
+                    self._drop({(topic, partition)})
+                    continue
+                await self._deliver(partition, held.advance(_now_ms()))
+                gauge = metrics.OPEN_INCIDENTS if topic == FAULTS else metrics.OPEN_FAULTS
+                gauge.labels(partition).set(len(held))
+
+    async def _timed(self, topic: str, partition: int) -> FaultPartition | IncidentPartition:
+        if topic == FAULTS:
+            return await self._incident_partition(partition)
+        return await self._fault_partition(partition)
 
     async def _on_second(self) -> None:
         """Follow the inventory; let the clock judge partitions in which nothing comes and nothing waits."""
         try:
-            await asyncio.to_thread(self._inventory.follow)
+            for record in await asyncio.to_thread(self._inventory.follow):
+                self._topology.learn(record)
         except KafkaException as error:
             log.warning("the inventory cannot be read; going on with what is known", reason=str(error))
-        for partition, held in list(self._samples.items()):
-            if not held.idle(_now_ms()):
-                continue
+            for held in self._samples.values():
+                held.unseen(_now_ms())  # the broker is away, which says nothing of the nodes
+        for topic, partition in sorted(self._assigned):
+            if topic == SAMPLES:
+                await self._judge_quiet(partition)
+
+    async def _judge_quiet(self, partition: int) -> None:
+        held, now_ms = self._samples.get(partition), _now_ms()
+        if held is None:
+            since_ms = self._assigned.get((SAMPLES, partition), now_ms)
+            if partition not in self._looked_at and now_ms - since_ms > self._settings.idle_ms:
+                await self._begin_quiet(partition)
+            return
+        if not held.idle(now_ms):
+            return
+        try:
+            end = await asyncio.to_thread(self._probe.end, SAMPLES, partition)
+        except KafkaException:
+            held.unseen(now_ms)
+            return
+        async with self._lock(SAMPLES, partition):
+            if end == held.next_offset and self._samples.get(partition) is held:
+                await self._deliver(partition, held.advance(_now_ms()))
+
+    async def _begin_quiet(self, partition: int) -> None:
+        """Nothing has come since a partition is ours, so no run has had its windows rebuilt.
+
+        A rack that went dark just before must be missed all the same.
+        """
+        async with self._lock(SAMPLES, partition):
+            if partition in self._samples:
+                return
             try:
-                end = await asyncio.to_thread(self._probe.end, SAMPLES, partition)
+                newest = await asyncio.to_thread(self._probe.last, SAMPLES, partition)
+                committed = await asyncio.to_thread(self._probe.committed, SAMPLES, partition)
+                if newest is not None and committed != newest.offset + 1:
+                    return  # something waits, and will come as a run
+                self._looked_at.add(partition)
+                if newest is None:
+                    return
+                held = await asyncio.to_thread(
+                    self._rebuild_samples, partition, newest.offset + 1, newest.timestamp, newest
+                )
             except KafkaException:
-                continue  # the broker is away, which says nothing of the nodes
-            async with self._lock(SAMPLES, partition):
-                if end == held.next_offset and self._samples.get(partition) is held:
-                    await self._deliver(partition, held.advance(_now_ms()))
+                return
+            if (SAMPLES, partition) in self._assigned:
+                self._samples[partition] = held
 
     async def _deliver(self, partition: int, outcome: Outcome) -> None:
-        """Outputs first, then the memory that takes them for written; each delivery is awaited."""
-        now_ms = _now_ms()
-        letters = [dead_letter(rejected, READER, now_ms) for rejected in outcome.rejected]
-        for rejected in outcome.rejected:
-            metrics.REJECTED.labels(rejected.message.topic, rejected.reason).inc()
-        sends: list[_Send] = []
-        for record in outcome.records:
-            topic, key = _OUTPUTS[type(record)]
-            sends.append((topic, key(record).encode(), self._codec.encode(record), None))
-        sends += [(DEAD_LETTERS, None, self._codec.encode(letter), None) for letter in letters]
-        memory: list[_Send] = [(STREAMS_STATE, key.encode(), state, partition) for key, state in outcome.memory.items()]
-        await self._persist("writing outputs", lambda: self._send_all(sends))
-        await self._persist("writing state", lambda: self._send_all(memory))
-
-    async def _persist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try again for as long as the broker is away: an exception would make Faust acknowledge what is not done."""
-
-        def tell(state: RetryCallState) -> None:
-            reason = state.outcome.exception() if state.outcome else None
-            log.warning(
-                "Kafka does not answer; trying again", doing=what, attempt=state.attempt_number, reason=str(reason)
-            )
-
-        async for trial in AsyncRetrying(
-            retry=retry_if_exception_type((KafkaException, AioKafkaError)),
-            wait=wait_exponential_jitter(initial=0.2, max=_LONGEST_RETRY_S),
-            before_sleep=tell,
-        ):
-            with trial:
-                return await attempt()
-        raise AssertionError("unreachable: the retry has no end")
-
-    async def _send_all(self, sends: Sequence[_Send]) -> None:
-        if not sends:
-            return
-        pending = [
-            await self._topics[topic].send(key=key, value=value, partition=partition)
-            for topic, key, value, partition in sends
-        ]
-        await asyncio.gather(*pending)
-        for topic, *_ in sends:
-            metrics.WRITTEN.labels(topic).inc()
+        await self._delivery.deliver(partition, outcome, _now_ms())
 
     def _lock(self, topic: str, partition: int) -> asyncio.Lock:
         """Evidence of both topics folds into one book; everything else has a lock of its own."""
         return self._locks.setdefault((EVENTS if topic == ANOMALIES else topic, partition), asyncio.Lock())
 
     async def _on_assigned(self, _: Any, assigned: set[Any], **__: Any) -> None:
-        self._assigned = {(tp.topic, tp.partition) for tp in assigned}
+        ours = {(tp.topic, tp.partition) for tp in assigned}
+        held = {(SAMPLES, at) for at in self._samples} | {(EVENTS, at) for at in self._faults}
+        self._drop((held | {(FAULTS, at) for at in self._incidents}) - ours)
+        self._assigned = dict.fromkeys(ours, _now_ms())
+        self._looked_at.clear()
 
     async def _on_revoked(self, _: Any, revoked: set[Any], **__: Any) -> None:
-        self._assigned -= {(tp.topic, tp.partition) for tp in revoked}
-        held: dict[str, dict[int, Any]] = {SAMPLES: self._samples, EVENTS: self._faults, FAULTS: self._incidents}
-        for tp in revoked:
-            held.get(tp.topic, {}).pop(tp.partition, None)
+        """Another worker may go on from what we have written, so what we hold is worth nothing from here on."""
+        gone = {(tp.topic, tp.partition) for tp in revoked}
+        self._assigned = {tp: since_ms for tp, since_ms in self._assigned.items() if tp not in gone}
+        self._drop(gone)
+
+    def _drop(self, partitions: set[tuple[str, int]]) -> None:
+        held: dict[str, dict[int, Any]] = {
+            SAMPLES: self._samples,
+            EVENTS: self._faults,
+            ANOMALIES: self._faults,
+            FAULTS: self._incidents,
+        }
+        for topic, partition in partitions:
+            held[topic].pop(partition, None)
 
     async def serve(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Work until `stop` is set. Raises what crashed the app."""
-        await asyncio.to_thread(self._inventory.follow)
+        for record in await asyncio.to_thread(self._inventory.follow):
+            self._topology.learn(record)
         await self.app.start()
         log.info("stream processors are up", group=self._settings.app_id, broker=self._bootstrap)
         try:

@@ -1,4 +1,7 @@
-"""`python -m infra.clickhouse`: the embedded ClickHouse by itself."""
+"""`python -m infra.clickhouse`: the embedded ClickHouse by itself.
+
+Logs go to standard error. Standard output gets one line, `ready HOST PORT`, once the server answers.
+"""
 
 import argparse
 import signal
@@ -6,22 +9,40 @@ import sys
 import threading
 from pathlib import Path
 
+import structlog
+
+from infra.clickhouse.folder import StartError
 from infra.clickhouse.server import run
 from infra.clickhouse.settings import EmbeddedClickHouseSettings
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="python -m infra.clickhouse", description=__doc__)
+    """Serve until SIGTERM or SIGINT; 1 if it cannot start."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.clickhouse", description="The embedded ClickHouse by itself."
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the database")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8123, help="port to listen on, 0 for any free one (%(default)s)")
+    parser.add_argument("--confine", choices=["auto", "require", "off"], default="auto", help="see README.md")
     given = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    settings = EmbeddedClickHouseSettings(data_dir=given.data_dir, host=given.host, port=given.port)
-    run(settings, stop=stop, beat=lambda: None, ready=lambda port: print(f"ready {given.host} {port}", flush=True))
+    settings = EmbeddedClickHouseSettings(
+        data_dir=given.data_dir, host=given.host, port=given.port, confine=given.confine
+    )
+    try:
+        run(
+            settings,
+            stop=stop,
+            beat=lambda: None,
+            ready=lambda port: print(f"ready {given.host} {port}", flush=True),
+        )
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

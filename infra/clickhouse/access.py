@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.clickhouse.analyst import ANALYST
-from infra.clickhouse.protocol import failure
+from infra.clickhouse.protocol import query_error
 
 WRITER: Final = "fleetpulse"
 
@@ -92,7 +92,7 @@ def login(keys: Keys, url: Mapping[str, str], headers: Mapping[str, str]) -> Log
     else:
         expected = secrets.token_urlsafe()  # compared all the same: a wrong name takes as long as a wrong password
     if expected is not None and not hmac.compare_digest(password.encode(), expected.encode()):
-        raise failure(
+        raise query_error(
             516,
             "AUTHENTICATION_FAILED",
             f"{user}: Authentication failed: password is incorrect, or there is no user with such name.",
@@ -109,7 +109,7 @@ def _claimed(url: Mapping[str, str], headers: Mapping[str, str]) -> tuple[str, s
         except (binascii.Error, UnicodeDecodeError):
             scheme = ""
         if scheme.lower() != "basic":
-            raise failure(516, "AUTHENTICATION_FAILED", "Authentication failed: only the Basic scheme is offered.")
+            raise query_error(516, "AUTHENTICATION_FAILED", "Authentication failed: only the Basic scheme is offered.")
         return user, password
     if "X-ClickHouse-User" in headers or "X-ClickHouse-Key" in headers:
         return headers.get("X-ClickHouse-User", ""), headers.get("X-ClickHouse-Key", "")

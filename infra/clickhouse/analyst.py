@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from infra.clickhouse.engine import Handle
-from infra.clickhouse.protocol import Failure, failure
+from infra.clickhouse.protocol import QueryError, query_error
 
 ANALYST = "analyst"
 
@@ -51,18 +51,18 @@ class Policy:
         """Let the statement pass or not.
 
         Raises:
-            Failure: it is not one statement, does not parse, does more than read, or names what is not allowed.
+            QueryError: it is not one statement, does not parse, does more than read, or names what is not allowed.
         """
         kind, count = handle.classify(statement)
         if count > 1:
-            raise failure(62, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
+            raise query_error(62, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
         if kind == "UNKNOWN":
             handle.query("SELECT formatQuery({q:String})", params={"q": _text(statement)})  # says where it went wrong
         if kind != "READ_ONLY":
             raise _refused("Cannot execute query in readonly mode.")
         try:
             tree = handle.query("SELECT parseQueryToJSON({q:String})", "RawBLOB", {"q": _text(statement)}).body
-        except Failure as error:
+        except QueryError as error:
             if error.code != 36:  # BAD_ARGUMENTS: the parser cannot write this kind of statement out
                 raise
             self._check_plain(handle, statement)
@@ -132,5 +132,5 @@ def _text(statement: bytes) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _refused(message: str) -> Failure:
-    return failure(164, "READONLY", f"{ANALYST}: {message}")
+def _refused(message: str) -> QueryError:
+    return query_error(164, "READONLY", f"{ANALYST}: {message}")

@@ -2,13 +2,14 @@
 
 Three walls, each put up by the process for itself before the engine starts; none needs root and none can be taken down:
 
-- Landlock: no right on any file outside the database folder (read only: the libraries that Python and the engine load),
-  no TCP connection, no signal to other processes. Needs Linux 5.13 for files, 6.7 for connections, 6.12 for signals.
-- seccomp: no new socket of any kind (so no UDP, no DNS, no local sockets either), no program started, no look into other
-  processes. Needs Linux on x86-64 or 64-bit ARM.
+- Landlock: no right on any file outside the database folder (read only: the libraries that Python and the engine
+  load), no TCP connection, no signal to other processes. Needs Linux 5.13 for files, 6.7 for connections, 6.12 for
+  signals.
+- seccomp: no new socket of any kind (so no UDP, no DNS, no local sockets either), no program started, no look into
+  other processes. Needs Linux on x86-64 or 64-bit ARM.
 - limits: no core file, which would hold the password.
 
-They bind the calling thread and every thread and process it starts afterwards; threads that ran before stay as they were.
+They bind the calling thread and every thread and process it starts afterwards; threads that ran before stay free.
 Sources: linux/landlock.h, linux/seccomp.h, linux/filter.h; `man 7 landlock`, `man 2 seccomp`.
 """
 

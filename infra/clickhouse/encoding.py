@@ -3,13 +3,14 @@
 The HTTP library has already undone gzip, deflate and zstd when a body arrives; only lz4 is left to do here.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Final, Protocol
 
 import cramjam
 from lz4.frame import LZ4FrameCompressor, LZ4FrameDecompressor
 
-from infra.clickhouse.protocol import failure
+from infra.clickhouse.protocol import query_error
 
 
 class Compressor(Protocol):
@@ -48,7 +49,7 @@ class _Lz4:
         return bytes((b"" if self._begun else self._compressor.begin()) + self._compressor.flush())
 
 
-_OFFERED: Final = {
+_OFFERED: Final[dict[str, Callable[[], Compressor]]] = {
     "lz4": _Lz4,
     "zstd": lambda: _Cramjam(cramjam.zstd),
     "gzip": lambda: _Cramjam(cramjam.gzip),
@@ -80,7 +81,7 @@ class Lz4Body:
         """What this piece of the body holds.
 
         Raises:
-            Failure: the body is not an lz4 frame.
+            QueryError: the body is not an lz4 frame.
         """
         plain = b""
         while data:
@@ -89,7 +90,7 @@ class Lz4Body:
             try:
                 plain += self._decoder.decompress(data)
             except RuntimeError as error:
-                raise failure(432, "UNKNOWN_COMPRESSION_METHOD", f"The body is not lz4: {error}") from None
+                raise query_error(432, "UNKNOWN_COMPRESSION_METHOD", f"The body is not lz4: {error}") from None
             data = self._decoder.unused_data or b"" if self._decoder.eof else b""
         return plain
 
@@ -97,7 +98,7 @@ class Lz4Body:
         """Check that the body was whole.
 
         Raises:
-            Failure: it ended within a frame.
+            QueryError: it ended within a frame.
         """
         if not self._decoder.eof:
-            raise failure(271, "CANNOT_DECOMPRESS", "The lz4 body ends too early")
+            raise query_error(271, "CANNOT_DECOMPRESS", "The lz4 body ends too early")

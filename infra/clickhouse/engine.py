@@ -1,10 +1,10 @@
 """The engine: chDB's handles, one per running statement.
 
-Opening a handle on the running engine costs 0.1 ms, so each statement gets a fresh one: no setting, database or temporary
-table of one can leak into the next. Only a session that has state keeps its handle (`sessions.py`).
+Opening a handle on the running engine costs 0.1 ms, so each statement gets a fresh one: no setting, database or
+temporary table of one can leak into the next. Only a session that has state keeps its handle (`sessions.py`).
 
 Everything here blocks and may be called from any thread; one handle serves one statement at a time. Errors of the
-engine are raised as `Failure`.
+engine are raised as `QueryError`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Self
 
 from infra.clickhouse.folder import Folder, StartError
-from infra.clickhouse.protocol import Counts, engine_failure, quoted, set_statement
+from infra.clickhouse.protocol import Counts, engine_error, quoted, set_statement
 
 
 class Engine:
@@ -69,8 +69,8 @@ def _first_line(error: Exception) -> str:
 def _raised() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the extension raises RuntimeError, and others for odd arguments
-        raise engine_failure(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - the extension raises RuntimeError, and others for odd arguments
+        raise engine_error(str(error)) from None
 
 
 class Answer:

@@ -7,29 +7,43 @@ import ipaddress
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
-import structlog
 from aiohttp import web
 
-from infra.clickhouse import encoding, metrics, protocol, statement
-from infra.clickhouse.access import ANALYST, Keys, Login, login
-from infra.clickhouse.analyst import Policy
+from infra.clickhouse import body, encoding, metrics, protocol, statement
+from infra.clickhouse.access import Keys, Login, login
+from infra.clickhouse.analyst import ANALYST, Policy
 from infra.clickhouse.confine import Confinement
 from infra.clickhouse.engine import Engine, Inserter, Stream
 from infra.clickhouse.job import Job, Limits
-from infra.clickhouse.protocol import Failure, Query, failure
+from infra.clickhouse.protocol import Query, QueryError, query_error
 from infra.clickhouse.sessions import Sessions
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 
-PIECE_BYTES: Final = 16 * 2**20  # of an INSERT's data held at one time; the usual INSERT is one piece
 KEPT_FOR_THE_WRITER: Final = 2  # handles that the read-only login cannot take
+ANALYST_STATEMENT_BYTES: Final = 2**20
 STALLED_READER_S: Final = 60.0  # a client that takes nothing of its answer for so long is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request whose login and keys have been read."""
+
+    http: web.Request
+    user: Login
+    query: Query
+    query_id: str
+    headers: dict[str, str]  # of the answer, so far
+
+    @property
+    def encoding(self) -> str | None:
+        """How the answer is to be compressed; only if asked for by a setting, as on a ClickHouse server."""
+        return encoding.chosen(self.http.headers.get("Accept-Encoding", "")) if self.query.compress else None
 
 
 class Front:
@@ -57,6 +71,7 @@ class Front:
         self._analyst_handles = asyncio.Semaphore(handles - KEPT_FOR_THE_WRITER)
         self._sessions = Sessions(time.monotonic)
         self._running: set[str] = set()
+        self._stopping = False
 
     @property
     def running(self) -> int:
@@ -76,9 +91,9 @@ class Front:
         """What the server is and how well it is confined."""
         return {
             "version": self._engine.version,
+            "confined": self._confinement.whole,
             "landlock_abi": self._confinement.landlock_abi,
             "filtered": self._confinement.filtered,
-            "confined": self._confinement.whole,
         }
 
     async def _status(self, _: web.Request) -> web.Response:
@@ -90,45 +105,68 @@ class Front:
             await self._do(handle.close)
         metrics.SESSIONS.set(len(self._sessions))
 
+    async def drain(self, *, grace_s: float, tick_s: float, tick: Callable[[], None]) -> None:
+        """Take no more statements, let those that run finish for a while, and stop the rest."""
+        self._stopping = True
+        left_s = grace_s
+        while self._running and left_s > 0:
+            tick()
+            await asyncio.sleep(tick_s)
+            left_s -= tick_s
+        for query_id in self._running:
+            await self._do(self._engine.kill, query_id)
+
     async def close(self) -> None:
         """Close every session; no statement runs any more."""
         for handle in self._sessions.ended(everything=True):
             await self._do(handle.close)
         self._threads.shutdown()
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, http: web.Request) -> web.StreamResponse:
         """Answer one request."""
         began_s = time.monotonic()
-        query_id = str(uuid.uuid4())
+        headers = self._headers(str(uuid.uuid4()))
         try:
-            url = await _keys_of(request)
-            user = self._login(request, url)
-            query = protocol.query_of(url, request.headers)
-            query_id = query.query_id or query_id
+            keys = await body.keys_of(http)
+            user = self._login(http, keys)
+            query = protocol.query_of(keys, http.headers)
+            if query.query_id:
+                headers = self._headers(query.query_id)
+            query_id = headers["X-ClickHouse-Query-Id"]
             with self._registered(query_id):
-                return await self._answer(
-                    request, url.get("query", "").encode("utf-8", "surrogateescape"), user, query, query_id
-                )
-        except Failure as error:
+                head = keys.get("query", "").encode("utf-8", "surrogateescape")
+                return await self._answer(Request(http, user, query, query_id, headers), head)
+        except QueryError as error:
             metrics.ERRORS.labels(code=str(error.code)).inc()
-            return self._failed(error, query_id)
+            text = error.text if "(version " in error.text else f"{error.text} (version {self._engine.version})"
+            headers["X-ClickHouse-Exception-Code"] = str(error.code)
+            return web.Response(status=protocol.http_status(error.code), text=text + "\n", headers=headers)
         finally:
             metrics.SECONDS.observe(time.monotonic() - began_s)
 
-    def _login(self, request: web.Request, url: dict[str, str]) -> Login:
-        user = login(self._keys, url, request.headers)
+    def _headers(self, query_id: str) -> dict[str, str]:
+        return {
+            "X-ClickHouse-Query-Id": query_id,
+            "X-ClickHouse-Timezone": self._engine.timezone,
+            "X-ClickHouse-Server-Display-Name": "fleetpulse",
+        }
+
+    def _login(self, http: web.Request, keys: dict[str, str]) -> Login:
+        user = login(self._keys, keys, http.headers)
         if user.name == ANALYST and self._keys.analyst is None:
             if self._open_to_hosts:
-                raise failure(516, "AUTHENTICATION_FAILED", "The read-only login needs a password on this address")
-            if not _names_loopback(request.host):  # a web page that has pointed its own name at 127.0.0.1
-                raise failure(516, "AUTHENTICATION_FAILED", f"The host {request.host!r} is not this machine's own")
+                raise query_error(516, "AUTHENTICATION_FAILED", "The read-only login needs a password on this address")
+            if not names_loopback(http.host):  # a web page that has pointed its own name at 127.0.0.1
+                raise query_error(516, "AUTHENTICATION_FAILED", f"The host {http.host!r} is not this machine's own")
         return user
 
     @contextlib.contextmanager
-    def _registered(self, query_id: str):
+    def _registered(self, query_id: str) -> Iterator[None]:
+        if self._stopping:
+            raise query_error(236, "ABORTED", "The server is stopping")
         if query_id in self._running:
-            raise failure(
-                216, "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING", f"Query with id = {query_id} is already running."
+            raise query_error(
+                216, "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING", f"Query with id = {query_id} is already running"
             )
         self._running.add(query_id)
         metrics.RUNNING.inc()
@@ -138,56 +176,40 @@ class Front:
             self._running.discard(query_id)
             metrics.RUNNING.dec()
 
-    def _failed(self, error: Failure, query_id: str) -> web.Response:
-        text = error.text if "(version " in error.text else f"{error.text} (version {self._engine.version})"
-        return web.Response(
-            status=protocol.http_status(error.code),
-            text=text + "\n",
-            headers={"X-ClickHouse-Exception-Code": str(error.code), **self._headers(query_id)},
-        )
-
-    def _headers(self, query_id: str) -> dict[str, str]:
-        return {
-            "X-ClickHouse-Query-Id": query_id,
-            "X-ClickHouse-Timezone": self._engine.timezone,
-            "X-ClickHouse-Server-Display-Name": "fleetpulse",
-        }
-
-    async def _answer(
-        self, request: web.Request, head: bytes, user: Login, query: Query, query_id: str
-    ) -> web.StreamResponse:
-        body = _pieces(request)
-        first = await anext(body, b"")
-        text = head + b"\n" + first if head and first else head or first
+    async def _answer(self, request: Request, head: bytes) -> web.StreamResponse:
+        user, query = request.user, request.query
+        size = body.PIECE_BYTES if user.writes else ANALYST_STATEMENT_BYTES
+        data = body.pieces(request.http, size)
+        text, insert, begun = body.joined(head, await anext(data, b""))
         if not text.strip():
             return web.Response(text="Ok.\n")
-        insert = statement.insert_of(text)
-        if insert is None and (await anext(body, None)) is not None:
-            raise failure(
-                62, "SYNTAX_ERROR", f"Max query size exceeded: a statement without data has at most {PIECE_BYTES} bytes"
-            )
+        if insert is None and await anext(data, None) is not None:
+            raise query_error(62, "SYNTAX_ERROR", f"The statement is longer than {size} bytes")
         result_format = statement.format_of(text) or query.default_format if insert is None else ""
-        streams = (
-            not query.hold
-            and insert is None
-            and result_format in statement.STREAMED_FORMATS
-            and statement.selects(text)
-        )
-        session = (
-            self._sessions.take(user.name, query.session_id, check=query.session_check) if query.session_id else None
-        )
+        streams = not query.hold and result_format in statement.STREAMED_FORMATS and statement.selects(text)
+        session = None
+        if query.session_id:
+            session = self._sessions.take(user.name, query.session_id, check=query.session_check)
         job = Job(
-            self._engine, self._policy, self._limits, user, query, text, insert, session,
-            comment=query_id, reads_only=request.method == "GET", holds=insert is None and not streams,
-        )  # fmt: skip
-        headers = self._headers(query_id)
+            engine=self._engine,
+            policy=self._policy,
+            limits=self._limits,
+            login=user,
+            query=query,
+            statement=text if insert is None else insert.head + b" FORMAT " + insert.format.encode(),
+            insert=insert,
+            session=session,
+            comment=request.query_id,
+            reads_only=request.http.method == "GET",
+            holds=insert is None and not streams,
+        )
         try:
             async with self._a_handle(user):
                 if insert is not None:
-                    return await self._insert(job, text[insert.data_at :], body, headers)
+                    return await self._insert(request, job, begun, data)
                 if streams:
-                    return await self._streamed(request, job, result_format, headers)
-                return await self._held(request, job, result_format, headers)
+                    return await self._streamed(request, job, result_format)
+                return await self._held(request, job, result_format)
         finally:
             if session is not None:
                 self._sessions.give(session, timeout_s=query.session_timeout_s)
@@ -201,27 +223,29 @@ class Front:
             await taken.enter_async_context(self._handles)
             yield
 
-    async def _do(self, work: Callable[..., T], *given: object, kill: str | None = None) -> T:
-        """Run blocking work in a thread. A cancelled request waits until its thread is through (`kill` hurries it)."""
+    async def _do(self, work: Callable[..., T], *given: object, job: Job | None = None) -> T:
+        """Run blocking work in a thread.
+
+        A request that is cancelled (its client has gone) still waits until its thread is through; if the job only reads
+        it is stopped.
+        """
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._threads, functools.partial(work, *given))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             while not future.done():
-                if kill is not None:
-                    await loop.run_in_executor(None, self._engine.kill, kill)
+                if job is not None and job.kind == "READ_ONLY":
+                    await loop.run_in_executor(None, self._engine.kill, job.comment)
                 await asyncio.wait([future], timeout=0.2)
             if not future.cancelled():
                 future.exception()  # looked at: nobody is left to be told
             raise
 
-    async def _held(
-        self, request: web.Request, job: Job, result_format: str, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        name = encoding.chosen(request.headers.get("Accept-Encoding", "")) if job.query.compress else None
+    async def _held(self, request: Request, job: Job, result_format: str) -> web.StreamResponse:
+        name = request.encoding
 
-        def work() -> tuple[bytes, bytes, protocol.Counts]:
+        def work() -> tuple[int, bytes, protocol.Counts]:
             try:
                 job.begin()
                 answer = job.run()
@@ -229,86 +253,92 @@ class Front:
             finally:
                 job.end()
             if name is None or not plain:
-                return plain, plain, answer.counts
+                return len(plain), plain, answer.counts
             compressor = encoding.compressor(name)
-            return plain, compressor.piece(plain) + compressor.end(), answer.counts
+            return len(plain), compressor.piece(plain) + compressor.end(), answer.counts
 
-        plain, sent, counts = await self._do(work, kill=job.comment)
-        metrics.SENT_BYTES.inc(len(plain))
+        size, sent, counts = await self._do(work, job=job)
+        metrics.SENT_BYTES.inc(size)
         metrics.RESULT_ROWS.inc(counts.result_rows)
         metrics.WRITTEN_ROWS.inc(counts.written_rows)
-        headers["X-ClickHouse-Summary"] = protocol.summary(counts)
-        if job.kind == "READ_ONLY" or plain:
+        headers = request.headers | {"X-ClickHouse-Summary": protocol.summary(counts)}
+        if job.kind == "READ_ONLY" or size:
             headers |= protocol.result_headers(result_format)
-        if name is not None and plain:
+        if name is not None and size:
             headers["Content-Encoding"] = name
         return web.Response(body=sent, headers=headers)
 
-    async def _streamed(
-        self, request: web.Request, job: Job, result_format: str, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        name = encoding.chosen(request.headers.get("Accept-Encoding", "")) if job.query.compress else None
+    async def _streamed(self, request: Request, job: Job, result_format: str) -> web.StreamResponse:
+        stream: Stream | None = None
 
         def start() -> tuple[Stream, tuple[bytes, int] | None]:
+            nonlocal stream
             job.begin()
             stream = job.stream()
             return stream, stream.next()  # what fails at once is told with its proper status
 
-        stream: Stream | None = None
         try:
-            stream, block = await self._do(start, kill=job.comment)
-            tag = secrets.token_hex(8)
-            headers |= protocol.result_headers(result_format)
-            headers["X-ClickHouse-Summary"] = protocol.summary(protocol.Counts())
-            headers["X-ClickHouse-Exception-Tag"] = tag
-            if name is not None:
-                headers["Content-Encoding"] = name
-            response = web.StreamResponse(headers=headers)
-            compressor = encoding.compressor(name) if name else None
-            await response.prepare(request)
+            begun, block = await self._do(start, job=job)
+            return await self._send(request, job, begun, block, result_format)
+        finally:
+            await self._do(_end, stream, job)
+
+    async def _send(
+        self, request: Request, job: Job, stream: Stream, block: tuple[bytes, int] | None, result_format: str
+    ) -> web.StreamResponse:
+        name = request.encoding
+        compressor = encoding.compressor(name) if name else None
+        tag = secrets.token_hex(8)
+        headers = request.headers | protocol.result_headers(result_format)
+        headers["X-ClickHouse-Summary"] = protocol.summary(protocol.Counts())
+        headers["X-ClickHouse-Exception-Tag"] = tag
+        if name is not None:
+            headers["Content-Encoding"] = name
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request.http)
+        try:
             while block is not None:
                 data, rows = block
                 metrics.SENT_BYTES.inc(len(data))
                 metrics.RESULT_ROWS.inc(rows)
                 if compressor is not None:
                     data = await self._do(compressor.piece, data)
-                await asyncio.wait_for(response.write(data), STALLED_READER_S)
-                try:
-                    block = await self._do(stream.next, kill=job.comment)
-                except Failure as error:
-                    metrics.ERRORS.labels(code=str(error.code)).inc()
-                    last = protocol.broken_stream(tag, error.text)
-                    await response.write(compressor.piece(last) if compressor else last)
-                    block = None
-            if compressor is not None:
-                await response.write(compressor.end())
-            await response.write_eof()
-            return response
-        finally:
-            await self._do(_end, stream, job)
+                async with asyncio.timeout(STALLED_READER_S):
+                    await response.write(data)
+                block = await self._do(stream.next, job=job)
+        except QueryError as error:
+            metrics.ERRORS.labels(code=str(error.code)).inc()
+            last = protocol.broken_stream(tag, error.text)
+            await response.write(compressor.piece(last) if compressor else last)
+        if compressor is not None:
+            await response.write(compressor.end())
+        await response.write_eof()
+        return response
 
-    async def _insert(
-        self, job: Job, data: bytes, body: AsyncIterator[bytes], headers: dict[str, str]
-    ) -> web.StreamResponse:
+    async def _insert(self, request: Request, job: Job, begun: bytes, data: AsyncIterator[bytes]) -> web.StreamResponse:
         inserter: Inserter | None = None
 
         def start() -> Inserter:
+            nonlocal inserter
             job.begin()
             inserter = job.inserter()
-            inserter.append(data)
+            inserter.append(begun)
             return inserter
 
-        try:
-            inserter = await self._do(start)
-            async for piece in body:
-                await self._do(inserter.append, piece)
-            counts = await self._do(inserter.finish)
+        def finish(insert: Inserter) -> protocol.Counts:
+            nonlocal inserter
             inserter = None
+            return insert.finish()
+
+        try:
+            running = await self._do(start)
+            async for piece in data:
+                await self._do(running.append, piece)
+            counts = await self._do(finish, running)
         finally:
             await self._do(_give_up, inserter, job)
         metrics.WRITTEN_ROWS.inc(counts.written_rows)
-        headers["X-ClickHouse-Summary"] = protocol.summary(counts)
-        return web.Response(headers=headers)
+        return web.Response(headers=request.headers | {"X-ClickHouse-Summary": protocol.summary(counts)})
 
 
 def _end(stream: Stream | None, job: Job) -> None:
@@ -322,7 +352,7 @@ def _end(stream: Stream | None, job: Job) -> None:
 def _give_up(inserter: Inserter | None, job: Job) -> None:
     try:
         if inserter is not None:
-            with contextlib.suppress(Failure):  # an INSERT that has failed cannot be cancelled
+            with contextlib.suppress(QueryError):  # an INSERT that has failed cannot be cancelled
                 inserter.cancel()
     finally:
         job.end()
@@ -332,41 +362,9 @@ async def _ok(_: web.Request) -> web.Response:
     return web.Response(text="Ok.\n")
 
 
-async def _keys_of(request: web.Request) -> dict[str, str]:
-    """The keys of the URL and, where the body is a form, of the form."""
-    keys = dict(request.query)
-    if request.content_type == "multipart/form-data":
-        async for part in await request.multipart():
-            name = getattr(part, "name", None)
-            if name is None or getattr(part, "filename", None):
-                raise failure(48, "NOT_IMPLEMENTED", "External tables are not offered by the embedded ClickHouse")
-            keys[name] = (await part.read(decode=True)).decode("utf-8", "surrogateescape")
-    return keys
-
-
-async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    """The body, decompressed, in pieces of about PIECE_BYTES."""
-    if not request.body_exists or request.content_type == "multipart/form-data":
-        return
-    lz4 = encoding.Lz4Body() if request.headers.get("Content-Encoding", "").lower() == "lz4" else None
-    held: list[bytes] = []
-    size = 0
-    async for chunk in request.content.iter_any():
-        plain = lz4.piece(chunk) if lz4 else chunk
-        metrics.RECEIVED_BYTES.inc(len(plain))
-        held.append(plain)
-        size += len(plain)
-        if size >= PIECE_BYTES:
-            yield b"".join(held)
-            held, size = [], 0
-    if lz4:
-        lz4.end()
-    if held:
-        yield b"".join(held)
-
-
-def _names_loopback(host: str) -> bool:
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.rpartition(":")[0] or host
+def names_loopback(host: str) -> bool:
+    """Whether a Host header (name or address, perhaps with a port) names this machine itself."""
+    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
     if name == "localhost":
         return True
     try:

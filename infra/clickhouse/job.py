@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from infra.clickhouse.access import Login
 from infra.clickhouse.analyst import ANALYST, Policy
 from infra.clickhouse.engine import Answer, Engine, Handle, Inserter, Stream
-from infra.clickhouse.protocol import Failure, Query, failure, quoted
+from infra.clickhouse.protocol import Query, QueryError, query_error, quoted
 from infra.clickhouse.sessions import Session
 from infra.clickhouse.statement import Insert
 
@@ -42,7 +42,7 @@ class Job:
         """Take a handle, judge the statement, and set what the request asks for.
 
         Raises:
-            Failure: the statement may not run, or a setting is unknown.
+            QueryError: the statement may not run, or a setting is unknown.
         """
         kept = self.session.handle if self.session else None
         self._handle = kept or self.engine.handle()
@@ -58,14 +58,11 @@ class Job:
         self._handle.set(self._settings())
 
     def _judge_writer(self, handle: Handle) -> None:
-        statement = (
-            self.statement if self.insert is None else self.insert.head + b" FORMAT " + self.insert.format.encode()
-        )
-        self.kind, count = handle.classify(statement)
+        self.kind, count = handle.classify(self.statement)
         if count > 1:
-            raise failure(62, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
+            raise query_error(62, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
         if self.reads_only and self.kind not in {"READ_ONLY", "UNKNOWN"}:
-            raise failure(
+            raise query_error(
                 164,
                 "READONLY",
                 f"{self.login.name}: Cannot execute query in readonly mode. "
@@ -77,7 +74,7 @@ class Job:
         if self.login.writes:
             return settings | dict(self.limits.writer) | dict(self.query.settings)
         if self.query.settings:
-            raise failure(
+            raise query_error(
                 164, "READONLY", f"Cannot modify '{next(iter(self.query.settings))}' setting in readonly mode"
             )
         return settings | dict(self.limits.analyst) | {"readonly": "1"}
@@ -119,15 +116,16 @@ class Job:
                 self.session.handle = handle
             else:
                 handle.close()
-        except Failure:  # a state that cannot be restored (readonly=1, a dropped database) is not worth keeping
+        except QueryError:  # a state that cannot be restored (readonly=1, a dropped database) is not worth keeping
             self.session.handle = None
             handle.close()
 
     def _restore(self, handle: Handle, session: Session) -> None:
         """Undo what this request alone asked for, then note what the statement made of the session."""
-        for name in self._settings():
-            own = session.own_settings.get(name)
-            handle.query(f"SET {name} = {'DEFAULT' if own is None else quoted(own)}")
+        before = ((name, session.own_settings.get(name)) for name in self._settings())
+        handle.query(
+            "SET " + ", ".join(f"{name} = {'DEFAULT' if own is None else quoted(own)}" for name, own in before)
+        )
         if self.query.database:
             handle.use(session.database)
         if self.kind == "CONTROL":

@@ -55,7 +55,7 @@ CONTENT_TYPES: Final[Mapping[str, str]] = {
 }
 
 
-class Failure(Exception):
+class QueryError(Exception):
     """An error as ClickHouse reports it: its number, its symbolic name and its text."""
 
     def __init__(self, code: int, name: str, text: str) -> None:
@@ -94,23 +94,23 @@ class Counts:
     elapsed_s: float = 0.0
 
 
-def failure(code: int, name: str, message: str) -> Failure:
+def query_error(code: int, name: str, message: str) -> QueryError:
     """An error of this server in ClickHouse's words."""
-    return Failure(code, name, f"Code: {code}. DB::Exception: {message} ({name})")
+    return QueryError(code, name, f"Code: {code}. DB::Exception: {message} ({name})")
 
 
 _ENGINE_ERROR = re.compile(r"Code: (\d+)\. (?:DB|Coordination)::\w*Exception: ")
 _ENGINE_NAME = re.compile(r"\(([A-Z][A-Z0-9_]{2,})\)")
 
 
-def engine_failure(text: str) -> Failure:
+def engine_error(text: str) -> QueryError:
     """An exception of the engine, whose text is already in ClickHouse's words."""
     text = text.strip()
     found = _ENGINE_ERROR.search(text)
     if found is None:
-        return failure(1001, "STD_EXCEPTION", text or "the engine failed without a message")
+        return query_error(1001, "STD_EXCEPTION", text or "the engine failed without a message")
     names = _ENGINE_NAME.findall(text)
-    return Failure(int(found[1]), names[-1] if names else "UNKNOWN", text[found.start() :])
+    return QueryError(int(found[1]), names[-1] if names else "UNKNOWN", text[found.start() :])
 
 
 _STATUS: Final[Mapping[int, int]] = {
@@ -122,6 +122,7 @@ _STATUS: Final[Mapping[int, int]] = {
     413: 413,
     48: 501,
     202: 503,
+    236: 503,
 }
 
 
@@ -138,11 +139,11 @@ def query_of(url: Mapping[str, str], headers: Mapping[str, str]) -> Query:
     """What the keys of the URL (or of a form) and the headers ask for.
 
     Raises:
-        Failure: a key is not a setting's name, or asks for what is not offered.
+        QueryError: a key is not a setting's name, or asks for what is not offered.
     """
     for key in ("compress", "decompress"):
         if _on(url.get(key)):
-            raise failure(
+            raise query_error(
                 48,
                 "NOT_IMPLEMENTED",
                 f"{key}=1 (ClickHouse's own block compression over HTTP) is not offered by the embedded ClickHouse: "
@@ -155,7 +156,7 @@ def query_of(url: Mapping[str, str], headers: Mapping[str, str]) -> Query:
             params[key.removeprefix("param_")] = value
         elif key not in TRANSPORT_KEYS:
             if not _SETTING_NAME.match(key):
-                raise failure(115, "UNKNOWN_SETTING", f"Unknown setting {key!r}.")
+                raise query_error(115, "UNKNOWN_SETTING", f"Unknown setting {key!r}.")
             settings[key] = value
     return Query(
         database=url.get("database") or headers.get("X-ClickHouse-Database") or None,
@@ -177,7 +178,7 @@ def _on(value: str | None) -> bool:
 
 def _timeout(seconds: str) -> int:
     if not seconds.isdigit() or not 0 < int(seconds) <= MAX_SESSION_TIMEOUT_S:
-        raise failure(
+        raise query_error(
             407,
             "INVALID_SESSION_TIMEOUT",
             f"Invalid session timeout: {seconds!r}, expected 1 to {MAX_SESSION_TIMEOUT_S}.",

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -25,6 +26,10 @@ from infra.clickhouse.job import Limits
 from infra.clickhouse.settings import EmbeddedClickHouseSettings
 
 log = structlog.get_logger()
+
+TICK_S: Final = 0.2
+STOP_S: Final = 5.0  # for connections, once no statement runs any more
+MAX_URL_BYTES: Final = 2**20  # as a ClickHouse server
 
 
 def run(
@@ -55,17 +60,16 @@ def run(
                 except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
                     ended.put(error)
 
-            thread = threading.Thread(target=body, name="clickhouse", daemon=True)
+            thread = threading.Thread(target=body, name="clickhouse")
             thread.start()
-            error = None
-            while True:
-                try:
-                    error = ended.get(timeout=1.0)  # with a timeout, so that signals are seen
-                    break
-                except queue.Empty:
-                    continue
-            thread.join()
-            if error is not None:
+            try:
+                while thread.is_alive():
+                    thread.join(1.0)  # with a timeout, so that signals are seen
+            except BaseException:  # Ctrl-C where nobody has caught it
+                stop.set()
+                thread.join()
+                raise
+            if (error := ended.get()) is not None:
                 raise error
 
 
@@ -111,8 +115,8 @@ def _serve(
     ready: Callable[[int], None],
 ) -> None:
     analyst_rules = rules()
-    os.environ["TMPDIR"] = str(folder.temporary)  # chDB makes a folder there when it is imported
     confinement = _confine(settings, folder)
+    os.environ["TMPDIR"] = str(folder.temporary)  # chDB makes a folder there when it is imported
     engine = Engine(folder)
     try:
         with engine.handle() as handle:
@@ -159,7 +163,7 @@ def libraries() -> set[Path]:
 
 
 def _limits(settings: EmbeddedClickHouseSettings, memory_bytes: int) -> Limits:
-    """The server's memory is bounded as a whole by the engine's configuration; these keep one statement from all of it."""
+    """Bounds of single statements; the server as a whole is bounded by the engine's configuration."""
     return Limits(
         writer={},
         analyst={
@@ -187,19 +191,22 @@ async def _listen(
         front.application(),
         access_log=None,
         handler_cancellation=True,  # a client that goes away takes its statement with it
-        shutdown_timeout=settings.grace_seconds,
+        shutdown_timeout=STOP_S,
         read_bufsize=2**20,
+        max_line_size=MAX_URL_BYTES,
     )
     await runner.setup()
-    await web.SockSite(runner, listener).start()
+    site = web.SockSite(runner, listener)
+    await site.start()
     port = listener.getsockname()[1]
     log.info("clickhouse ready", host=settings.host, port=port, data_dir=str(settings.data_dir), **front.status())
     ready(port)
-    tick_s = 0.2
     while not stop.is_set():
         beat()
         await front.sweep()
-        await asyncio.sleep(tick_s)
+        await asyncio.sleep(TICK_S)
     log.info("clickhouse stops", running=front.running, grace_seconds=math.ceil(settings.grace_seconds))
+    await site.stop()
+    await front.drain(grace_s=settings.grace_seconds, tick_s=TICK_S, tick=beat)
     await runner.cleanup()
     await front.close()

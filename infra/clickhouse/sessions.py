@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from infra.clickhouse.engine import Handle
-from infra.clickhouse.protocol import failure
+from infra.clickhouse.protocol import query_error
 
 MAX_SESSIONS: Final = 1000  # a handle that waits costs about 100 kB
 
@@ -39,17 +39,17 @@ class Sessions:
         """The session for one statement; give it back afterwards.
 
         Raises:
-            Failure: another statement runs in it, there is none although the client insists (`check`), or too many.
+            QueryError: another statement runs in it, there is none although the client insists (`check`), or too many.
         """
         session = self._sessions.get((user, session_id))
         if session is None:
             if check:
-                raise failure(372, "SESSION_NOT_FOUND", f"Session {session_id} not found")
+                raise query_error(372, "SESSION_NOT_FOUND", f"Session {session_id} not found")
             if len(self._sessions) >= MAX_SESSIONS:
-                raise failure(202, "TOO_MANY_SIMULTANEOUS_QUERIES", f"Too many sessions are open: {MAX_SESSIONS}")
+                raise query_error(202, "TOO_MANY_SIMULTANEOUS_QUERIES", f"Too many sessions are open: {MAX_SESSIONS}")
             session = self._sessions[user, session_id] = Session()
         elif session.busy:
-            raise failure(373, "SESSION_IS_LOCKED", f"Session {session_id} is locked by a concurrent client")
+            raise query_error(373, "SESSION_IS_LOCKED", f"Session {session_id} is locked by a concurrent client")
         session.busy = True
         return session
 

@@ -75,8 +75,8 @@ def insert_of(statement: bytes) -> Insert | None:
             # INTO, and TABLE or FUNCTION, come before the name
             named = not ((word == b"INTO" and place == 2) or (word in {b"TABLE", b"FUNCTION"} and place <= 3))
         elif word == b"FORMAT":
-            kind, text, end = next(tokens, ("", b"", 0))
-            return Insert(statement[:cut], text.decode(), _data_at(statement, end)) if kind == "word" else None
+            what, name, name_end = next(tokens, ("", b"", 0))
+            return Insert(statement[:cut], name.decode(), _data_at(statement, name_end)) if what == "word" else None
         elif word == b"VALUES":
             return Insert(statement[:cut], "Values", end)
         elif word in {b"SELECT", b"WITH", b"FROM"}:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from infra import addresses
 from infra.errors import MisuseError, OperatorError
@@ -56,12 +59,11 @@ def clickhouse(settings: Settings) -> None:
         analyst_password=part.analyst_password,
     )
 
-    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
-        def listening(_: int) -> None:
-            addresses.keep_clickhouse(settings, address)
-            ready()
+    # before it runs: its process confines itself to its own folder
+    addresses.keep_clickhouse(settings, address)
 
-        run(its, stop=stop, beat=beat, ready=listening)
+    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        run(its, stop=stop, beat=beat, ready=lambda _: ready())
 
     serve("clickhouse", settings, body)
 
@@ -75,7 +77,7 @@ def streams(settings: Settings, name: str) -> None:
         run(
             settings.streams,
             bootstrap=addresses.bootstrap(settings),
-            data_dir=settings.data_dir.absolute() / name,
+            data_dir=_folder(settings, name),
             stop=stop,
             beat=beat,
         )
@@ -93,8 +95,7 @@ def loader(settings: Settings) -> None:
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
         ready()
-        client = addresses.kafka_client(settings)
-        run(part, kafka=client, connect=addresses.writer(settings), stop=stop, beat=beat)
+        run(part, kafka=_client(settings), connect=addresses.writer(settings), stop=stop, beat=beat)
 
     serve("loader", settings, body)
 
@@ -105,8 +106,8 @@ def alerts(settings: Settings) -> None:
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
         ready()
-        folder = settings.data_dir.absolute() / ALERTS_FOLDER
-        run(settings.alerts, kafka=addresses.kafka_client(settings), data_dir=folder, stop=stop, beat=beat)
+        folder = _folder(settings, ALERTS_FOLDER)
+        run(settings.alerts, kafka=_client(settings), data_dir=folder, stop=stop, beat=beat)
 
     serve("alerts", settings, body)
 
@@ -117,11 +118,11 @@ def agent(settings: Settings) -> None:
 
     part = settings.agent
     if "state_dir" not in part.model_fields_set:
-        part = part.model_copy(update={"state_dir": settings.data_dir.absolute() / "agent"})
+        part = part.model_copy(update={"state_dir": _folder(settings, "agent")})
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
         ready()
-        run(part, kafka=addresses.kafka_client(settings), stop=stop, beat=beat)
+        run(part, kafka=_client(settings), stop=stop, beat=beat)
 
     serve("agent", settings, body)
 
@@ -132,6 +133,22 @@ def simulate(settings: Settings) -> None:
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
         ready()
-        run(settings.simulate, kafka=addresses.kafka_client(settings), stop=stop, beat=beat)
+        run(settings.simulate, kafka=_client(settings), stop=stop, beat=beat)
 
     serve("simulate", settings, body)
+
+
+def _client(settings: Settings) -> dict[str, Any]:
+    """A librdkafka configuration whose own messages come in our line format."""
+    return {**addresses.kafka_client(settings), "logger": logging.getLogger("librdkafka")}
+
+
+def _folder(settings: Settings, name: str) -> Path:
+    folder = settings.data_dir.absolute() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorError(
+            f"{folder} cannot be made: {error.strerror}; choose a data directory that can be written with --data-dir"
+        ) from error
+    return folder

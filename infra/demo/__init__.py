@@ -105,7 +105,7 @@ def _play(settings: Settings, script: Script, supervisor: Supervisor, show: Show
     if _has_gpu():
         roles.append(pipeline.agent())
     supervisor.start(roles, waiting=lambda: show.starting("the simulated fleet"))
-    with Watch(settings, site=SITE, truth=truth) as watch:
+    with Watch(settings, site=SITE, truth=truth, expected=len(settings.simulate.faults)) as watch:
         began = time.monotonic()
         ended: float | None = None
         while True:
@@ -116,7 +116,7 @@ def _play(settings: Settings, script: Script, supervisor: Supervisor, show: Show
                 ended = elapsed
             phase = "the fleet runs" if ended is None else "the last verdicts"
             show.update(seen, elapsed, phase)
-            complete = seen.card is not None and all(row.told is not None for row in seen.card.rows)
+            complete = seen.card is not None and seen.card.passed
             if ended is not None and (elapsed - ended > _SETTLE_SECONDS or (complete and elapsed - ended > 3)):
                 return seen.card or Scorecard((), ())
             if elapsed > script.duration_seconds * 2 + 60:

@@ -32,10 +32,7 @@ def questions(rows: Sequence[Row]) -> list[Question]:
         asked.append(
             Question(
                 f"What happened to GPU {lost.gpu}? (by serial: it keeps it wherever it is moved)",
-                "SELECT at, entry, node, text\n"
-                "FROM gpu_history\n"
-                f"WHERE gpu = '{lost.gpu}'\n"
-                "ORDER BY at LIMIT 12",
+                f"SELECT at, entry, node, text\nFROM gpu_history\nWHERE gpu = '{lost.gpu}'\nORDER BY at LIMIT 12",
             )
         )
     link = next((row.injected for row in rows if row.injected.fault == "nvlink_fails"), None)

@@ -4,7 +4,7 @@ for nothing. Plain arithmetic over values; nothing here reads a clock, a file or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -58,7 +58,9 @@ class Row:
     root_right: bool
     """The incident names it as the root, and so did the page."""
     delay_seconds: float | None
-    """From being observable to the decision to page (or to the incident's first word where it pages nobody)."""
+    """From being observable to the decision to page (or to the incident's newest word where it pages nobody)."""
+    alerted_seconds: float | None = None
+    """From being observable to somebody having been told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,27 @@ class Scorecard:
     rows: tuple[Row, ...]
     false_alarms: tuple[Told, ...]
     """Incidents that paged and are not the one incident of an injected fault."""
+    expected: int = 1
+    """How many faults the script has: one that was never injected proves nothing."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What is wrong, in words; empty where every fault was found at its root and nobody was woken for nothing."""
+        said = []
+        if len(self.rows) < self.expected:
+            said.append(f"only {len(self.rows)} of {self.expected} faults came to show")
+        if missed := [row for row in self.rows if not row.found]:
+            said.append(f"{len(missed)} of {len(self.rows)} faults were not found")
+        if wrong := [row for row in self.rows if row.found and not row.root_right]:
+            said.append(f"{len(wrong)} got the wrong root")
+        if self.false_alarms:
+            said.append(f"{len(self.false_alarms)} false alarms woke somebody")
+        return said
 
     @property
     def passed(self) -> bool:
-        """Every fault found with the right root, and nobody woken for nothing. A run without faults proves nothing."""
-        return bool(self.rows) and all(row.found and row.root_right for row in self.rows) and not self.false_alarms
+        """Whether nothing is wrong."""
+        return not self.failures
 
 
 def read_truth(lines: Iterable[bytes]) -> list[Injected]:
@@ -89,17 +107,23 @@ def fold(told: dict[str, Told], revision: Incident) -> None:
     told[revision.incident_id] = Told(newest, page)
 
 
-def score(injected: Sequence[Injected], told: Iterable[Told]) -> Scorecard:
-    """Hold what was found against what was injected."""
+def score(
+    injected: Sequence[Injected],
+    told: Iterable[Told],
+    *,
+    expected: int = 1,
+    alerted_ms: Mapping[str, int] | None = None,
+) -> Scorecard:
+    """Hold what was found against what was injected. `alerted_ms` says when somebody was told, by incident id."""
     by_page = sorted(told, key=lambda one: (one.page is None, one.newest.first_ms))
     left = {one.newest.incident_id: one for one in by_page}
     rows = []
-    for root in (one for one in injected if one.role == ROOT):
+    for root in sorted((one for one in injected if one.role == ROOT), key=lambda one: one.first_observable_ms):
         match = _best(root, [one for one in by_page if one.newest.incident_id in left])
         if match is not None:
             del left[match.newest.incident_id]
-        rows.append(_row(root, match))
-    return Scorecard(tuple(rows), tuple(one for one in left.values() if one.page is not None))
+        rows.append(_row(root, match, alerted_ms or {}))
+    return Scorecard(tuple(rows), tuple(one for one in left.values() if one.page is not None), expected)
 
 
 def _best(root: Injected, told: Sequence[Told]) -> Told | None:
@@ -109,7 +133,7 @@ def _best(root: Injected, told: Sequence[Told]) -> Told | None:
     return next(iter([*by_root, *by_member]), None)
 
 
-def _row(root: Injected, told: Told | None) -> Row:
+def _row(root: Injected, told: Told | None, alerted_ms: Mapping[str, int]) -> Row:
     if told is None:
         return Row(root, None, found=False, root_right=False, delay_seconds=None)
     decided = told.page or told.newest
@@ -117,4 +141,12 @@ def _row(root: Injected, told: Told | None) -> Row:
     classes = EXPECTED_CLASSES.get(root.fault)
     right_class = classes is None or not is_root or told.newest.root_class in classes
     delay = (decided.decided_ms - root.first_observable_ms) / 1000
-    return Row(root, told, found=right_class, root_right=is_root, delay_seconds=delay)
+    alerted = alerted_ms.get(told.newest.incident_id)
+    return Row(
+        root,
+        told,
+        found=right_class,
+        root_right=is_root,
+        delay_seconds=delay,
+        alerted_seconds=None if alerted is None else (alerted - root.first_observable_ms) / 1000,
+    )

@@ -37,6 +37,7 @@ class GpuNow:
 class Delivered:
     """One alert that somebody received."""
 
+    incident_id: str
     at_ms: int
     title: str
     channel: str

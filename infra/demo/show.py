@@ -146,8 +146,7 @@ def ending(console: Console, settings: Settings, scorecard: Scorecard, data_dir:
     """Print the scorecard, the questions with their answers, and how to go on."""
     console.print()
     console.print(card(scorecard))
-    verdict = "[bold green]passed[/]" if scorecard.passed else "[bold red]failed[/]"
-    console.print(f"{verdict}: every injected fault found with the right root, and nobody woken for nothing?\n")
+    console.print()
     with connected(settings) as client:
         for number, question in enumerate(questions(scorecard.rows), start=1):
             console.print(f"[bold]{number}. {escape(question.text)}[/]")

@@ -197,25 +197,32 @@ def card(scorecard: Scorecard) -> RenderableType:
     """The scorecard after the run."""
     table = Table(box=ROUNDED, border_style="dim", title="scorecard", title_justify="left", title_style="bold")
     table.add_column("injected")
-    table.add_column("component", overflow="fold")
+    table.add_column("where", overflow="fold")
     table.add_column("found")
     table.add_column("root")
-    table.add_column("delay", justify="right")
+    table.add_column("decided\nafter", justify="right")
+    table.add_column("told\nafter", justify="right")
     for row in scorecard.rows:
         found = Text("✓", style="green") if row.found else Text("✗ no", style="bold red")
         right = Text("✓", style="green") if row.root_right else Text("✗", style="bold red")
         if row.told is not None and not row.root_right:
             right = Text(f"✗ {row.told.newest.root}", style="bold red")
+        where = Text(row.injected.component).append(f"\n{row.injected.node or ''}", style="dim")
         words = WORDS.get(row.injected.fault, row.injected.fault)
-        where = f"{row.injected.component}\n[dim]{escape(row.injected.node or '')}[/]"
-        table.add_row(words, where, found, right, _seconds(row.delay_seconds))
+        table.add_row(words, where, found, right, _seconds(row.delay_seconds), _seconds(row.alerted_seconds))
     if not scorecard.false_alarms:
         alarms = Text("false alarms: none", style="green")
     else:
         alarms = Text(f"false alarms: {len(scorecard.false_alarms)}", style="bold red")
         for one in scorecard.false_alarms:
             alarms.append(f"\n  {one.newest.title} ({one.newest.root})", style="red")
-    return Group(table, alarms)
+    if scorecard.passed:
+        verdict = Text(
+            "passed: every fault was found at its root, and nobody was woken for nothing", style="bold green"
+        )
+    else:
+        verdict = Text(f"failed: {'; '.join(scorecard.failures)}", style="bold red")
+    return Group(table, alarms, verdict)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -44,10 +44,11 @@ FROM fleet_now
 class Watch:
     """Watches the pipeline of one data directory while inside."""
 
-    def __init__(self, settings: Settings, *, site: str, truth: Path) -> None:
+    def __init__(self, settings: Settings, *, site: str, truth: Path, expected: int) -> None:
         self._settings = settings
         self._site = site
         self._truth = truth
+        self._expected = expected
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._told: dict[str, Told] = {}
@@ -93,7 +94,13 @@ class Watch:
                 injected=injected,
                 delivered=delivered,
                 # a real node that joined is shown, and is no part of the experiment
-                card=score(injected, (one for one in told.values() if one.newest.site == self._site)),
+                card=score(
+                    injected,
+                    [one for one in told.values() if one.newest.site == self._site],
+                    expected=self._expected,
+                    # the first channel that took it
+                    alerted_ms={one.incident_id: one.at_ms for one in reversed(delivered)},
+                ),
                 problems=list(self._problems.values()),
             )
 
@@ -180,5 +187,7 @@ def delivered_alerts(settings: Settings) -> list[Delivered]:
     """The pages that were delivered, oldest first, from the outbox of the alerts process."""
     found = deliveries(settings.data_dir.absolute() / ALERTS_FOLDER)
     return [
-        Delivered(one.delivered_ms, one.title, one.channel, one.delay_ms / 1000) for one in found if one.kind == "page"
+        Delivered(one.incident_id, one.delivered_ms, one.title, one.channel, one.delay_ms / 1000)
+        for one in found
+        if one.kind == "page"
     ]

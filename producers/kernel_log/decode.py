@@ -13,15 +13,23 @@ from producers.kernel_log.lines import Line, is_journal_bytes, unwrap
 from producers.kernel_log.texts import ADAPTER_DRIVERS, NEEDLES, NVRM_NEEDLES, TEXTS, VIRTUAL_INTERFACE, Text
 from producers.kernel_log.xid import Coded, find_coded
 
-RAW_CHARS = 8192
-"""A longer line is cut around what was found in it: Kafka takes no message of a megabyte."""
+RAW_CHARS, CUT_CHARS = 8192, 2048
+"""A line longer than the first is cut to the second around what was found in it: Kafka takes no megabytes."""
 _HEAD = re.compile(r"The NVIDIA GPU ([^\s()]*)")
 _TAIL = "fallen off the bus"
-_SINGLE = re.compile(r"GPU ([0-9a-fA-F:.]+): GPU has fallen off the bus")
+_SINGLE = re.compile(r"GPU ([0-9a-fA-F:.]{4,20}): GPU has fallen off the bus")
 _PATIENCE_LINES = 8
 """The driver prints its three lines in one go; other processors' lines may come between."""
 _SWITCH_MEMORY = 256
 _NOTHING: tuple[KernelEvent, ...] = ()
+
+
+def _is_ours(raw: str) -> bool:
+    """Whether a line may hold an event; a loop over substrings, because it is all that most lines ever meet."""
+    for needle in NVRM_NEEDLES if "NVRM" in raw else NEEDLES:
+        if needle in raw:
+            return True
+    return is_journal_bytes(raw)
 
 
 class _Head:
@@ -52,15 +60,7 @@ class Decoder:
 
     def feed(self, number: int, raw: str) -> Sequence[KernelEvent]:
         """The events that the physical line `number` (from 1) completes; mostly none."""
-        nvrm = "NVRM" in raw
-        if (
-            not nvrm
-            and self._head is None
-            and not any(needle in raw for needle in NEEDLES)
-            and not is_journal_bytes(raw)
-        ):
-            return _NOTHING
-        if nvrm and self._head is None and not any(needle in raw for needle in NVRM_NEEDLES):
+        if self._head is None and not _is_ours(raw):
             return _NOTHING
         raw = raw.rstrip("\r\n")
         line = unwrap(raw, now_ms=self.now_ms, boot_ms=self.boot_ms)
@@ -72,7 +72,7 @@ class Decoder:
             for found in coded:
                 yield self._coded(number, raw, line, found)
             return
-        if _TAIL in message or self._head is not None or _HEAD.search(message):
+        if self._head is not None or _TAIL in message or "The NVIDIA GPU" in message:
             yield from self._fallen(number, raw, line, message)
         for text in TEXTS:
             if text.needle in message and (match := text.pattern.search(message)):
@@ -96,8 +96,9 @@ class Decoder:
         first = self._switch.get(key)
         if first is None:
             return found
-        details = {k: v for k, v in first.details.items() if k in {"variant", "text"}} | found.details
-        return found._replace(link=first.link if found.link is None else found.link, details=details)
+        if "variant" in first.details:
+            found.details.setdefault("variant", first.details["variant"])
+        return found._replace(link=first.link if found.link is None else found.link)
 
     def _fallen(self, number: int, raw: str, line: Line, message: str) -> Iterator[KernelEvent]:
         """`The NVIDIA GPU … fallen off the bus …` in one message or over several lines."""
@@ -124,19 +125,18 @@ class Decoder:
                 yield self._event(head.line, head.raw, whole, "fallen_off_bus", 0, head.pci)
 
     def _text(self, number: int, raw: str, line: Line, text: Text, match: re.Match[str]) -> Iterator[KernelEvent]:
-        groups = {name: value for name, value in match.groupdict().items() if value}
-        pci = normal_pci(groups.pop("pci", ""))
-        details = groups
-        if text.kind == "link_flap" and VIRTUAL_INTERFACE.match(groups["interface"]):
+        details = {name: value for name, value in match.groupdict().items() if value}
+        pci = normal_pci(details.pop("pci", ""))
+        if text.kind == "link_flap" and VIRTUAL_INTERFACE.match(details["interface"]):
             return
         if text.kind in {"gpu_map", "gpu_serial"}:
             if text.kind == "gpu_serial" and pci is None and self._mapped[0] in {number - 1, number}:
                 pci = self._mapped[1]
             if text.kind == "gpu_map":
                 self._mapped = (number, pci)
-            self.gpus.learn(pci, uuid=groups.get("uuid"), serial=groups.get("serial"))
+            self.gpus.learn(pci, uuid=details.get("uuid"), serial=details.get("serial"))
         if text.kind == "pcie_limited" and (
-            groups.get("driver") in ADAPTER_DRIVERS or self.gpus.gpu_at(pci) is not None
+            details.get("driver") in ADAPTER_DRIVERS or self.gpus.gpu_at(pci) is not None
         ):
             details["variant"] = "adapter"
         if "severity" in details:
@@ -170,12 +170,12 @@ class Decoder:
 
 
 def _cut(raw: str, at: int) -> str:
-    begin = max(0, min(at - 200, len(raw) - RAW_CHARS))
-    return raw[begin : begin + RAW_CHARS]
+    begin = max(0, min(at - 200, len(raw) - CUT_CHARS))
+    return raw[begin : begin + CUT_CHARS]
 
 
-def decode(lines: Iterable[str], decoder: Decoder | None = None) -> Iterator[KernelEvent]:
-    """The events of physical lines, in order; reads no further ahead than a join needs."""
+def decode(lines: Iterable[tuple[int, str]], decoder: Decoder | None = None) -> Iterator[KernelEvent]:
+    """The events of numbered physical lines, in order; reads no further ahead than a join needs."""
     decoder = Decoder() if decoder is None else decoder
-    for number, raw in enumerate(lines, start=1):
+    for number, raw in lines:
         yield from decoder.feed(number, raw)

@@ -8,9 +8,15 @@ found all the same, only its time is not.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from typing import BinaryIO
+from uuid import UUID
 
 import msgspec
+
+LINE_BYTES = 1 << 20
+"""A longer line comes in pieces, so that no input can fill the memory."""
 
 _MONTHS = {
     name: number
@@ -57,6 +63,15 @@ class _JournalRecord(msgspec.Struct):
 _journal = msgspec.json.Decoder(_JournalRecord)
 
 
+def numbered(stream: BinaryIO) -> Iterator[tuple[int, str]]:
+    """The physical lines of a stream with their numbers from 1; pieces of an overlong line share its number."""
+    number, fresh = 0, True
+    while chunk := stream.readline(LINE_BYTES):
+        number += fresh
+        fresh = chunk.endswith(b"\n")
+        yield number, chunk.decode(errors="replace")
+
+
 def is_journal_bytes(raw: str) -> bool:
     """A journald record whose message is an array of bytes, as journalctl writes what is not printable text."""
     return raw.startswith("{") and '"MESSAGE"' in raw and "[" in raw
@@ -89,7 +104,14 @@ def _unwrap_journal(raw: str) -> Line | None:
         event_ms = int(stamp) // 1000 if stamp else None
     except (msgspec.DecodeError, ValueError, UnicodeError):
         return None
-    return Line(tuple((message or "").split("\n")), event_ms, record.boot_id)
+    return Line(tuple((message or "").split("\n")), event_ms, _dashed(record.boot_id))
+
+
+def _dashed(boot_id: str | None) -> str | None:
+    """The journal writes the kernel's boot id without its dashes."""
+    if boot_id is None or not re.fullmatch(r"[0-9a-fA-F]{32}", boot_id):
+        return boot_id
+    return str(UUID(boot_id))
 
 
 def _event_ms(head: str, now_ms: int | None, boot_ms: int | None) -> int | None:

@@ -33,7 +33,7 @@ TEXTS: tuple[Text, ...] = (
     _text(
         "gpu_init_text",
         "RmInitAdapter failed",
-        rf"(?:GPU {_ADDRESS}: )?RmInitAdapter failed!?(?: \((?P<status>[^)]*)\))?",
+        rf"(?:GPU {_ADDRESS}: )?RmInitAdapter failed!?(?: \((?P<status>[^)]{{0,60}})\))?",
     ),
     # other knvlink lines are progress; only those that name a failure count
     _text(
@@ -53,8 +53,8 @@ TEXTS: tuple[Text, ...] = (
     _text(
         "pcie_limited",
         "PCIe bandwidth, limited by",
-        rf"(?P<driver>[\w-]+) {_ADDRESS}: (?P<available_gbps>[0-9.]+) Gb/s available PCIe bandwidth, "
-        r"limited by (?P<limited_by>.{1,60}?) at (?P<limiting_device>\S+)"
+        rf"(?P<driver>[\w-]{{1,32}}) {_ADDRESS}: (?P<available_gbps>[0-9.]{{1,12}}) Gb/s available PCIe bandwidth, "
+        r"limited by (?P<limited_by>.{1,60}?) at (?P<limiting_device>\S{1,32})"
         r"(?: \(capable of (?P<capable_gbps>[0-9.]+) Gb/s with (?P<capable_of>[^)]{1,60})\))?",
     ),
     _text(
@@ -77,16 +77,8 @@ TEXTS: tuple[Text, ...] = (
     ),
 )
 NEEDLES: tuple[str, ...] = (
-    "Xid",
-    "XID",
-    "Lost carrier",
-    "ink is Down",
-    "ink down",
-    "ink is down",
-    "Link Down",
-    "PCIe",
-    "AER: ",
-)
+    "Xid", "XID", "Lost carrier", "ink is Down", "ink down", "ink is down", "Link Down", "PCIe", "AER: ",
+)  # fmt: skip
 """One of these is in every line of ours that is not the GPU driver's (NVRM)."""
 NVRM_NEEDLES: tuple[str, ...] = (
     "Xid", "XID", "The NVIDIA GPU", "fallen off the bus", "GPU at PCI:", "erial", "Rate limiting", "RmInitAdapter",

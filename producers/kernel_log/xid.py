@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from producers.kernel_log.events import normal_pci
 
 _CODED = re.compile(
-    r"""(?<![A-Za-z])(?P<sxid>S)?X(?:id|ID)(?![A-Za-z])\s{0,4}
+    r"""(?P<sxid>S)?X(?:id|ID)(?![A-Za-z])\s{0,4}
         (?: \((?P<where>[^()]{0,80})\)            # the usual form
           | \((?P<open>PCI:[0-9a-fA-F:.]{4,20})(?=:\s) # the closing bracket is missing
           | (?:[a-z]{1,12}\ ){0,2}error           # "Xid critical error: 79"
@@ -29,7 +30,7 @@ _CAUSED_BY = re.compile(r"caused by previous Xid (?P<caused_by_xid>[0-9]{1,9})")
 _CHANNEL = re.compile(r"\bCh (?:ID )?(?P<channel>[0-9a-fA-F]{8})\b")
 _LINK = re.compile(r"\blink (?P<link>-?[0-9]{1,4})(?![0-9])", re.IGNORECASE)
 _FATALITY = re.compile(r"\b(?P<non>non-?)?fatal\b", re.IGNORECASE)
-_SUB_CODE = re.compile(r"\b(?P<sub_code>[A-Z][A-Z0-9_/]{2,40})\s+(?:[Nn]on-?)?[Ff]atal\b")
+_SUB_CODE = re.compile(r"\b(?P<sub_code>[A-Z][A-Z0-9_/]{2,40})\s{1,8}(?:[Nn]on-?)?[Ff]atal\b")
 _REGISTERS = re.compile(r"\((?P<registers>0x[0-9a-fA-F]{1,16}(?:,? 0x[0-9a-fA-F]{1,16}){0,15})")
 _SWITCH_SEVERITY = re.compile(r"^[\s,]*Severity (?P<level>[0-9])\b")
 _SWITCH_DATA = re.compile(r"^[\s,]*Data \{")
@@ -39,13 +40,13 @@ _RECOVERY = re.compile(
 )
 RECOVERY_ACTIONS = {0: "None", 1: "GPU Reset Required", 2: "Node Reboot Required", 3: "Drain P2P", 4: "Drain and Reset"}
 """The driver's words for its numbers (`NV2080_CTRL_GPU_RECOVERY_ACTION` in the driver's headers)."""
-_DETAILS: dict[int, re.Pattern[str]] = {
-    48: re.compile(r"physAddr (?P<address>0x[0-9a-fA-F]+)"),
-    63: re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),
-    64: re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),
-    94: re.compile(r"RST: (?P<reset>Yes|No)"),
-    95: re.compile(r"RST: (?P<reset>Yes|No)"),
-    119: re.compile(r"Expected function (?P<function>[0-9]+ \(\w{1,60}\))"),
+_DETAILS: dict[int, tuple[re.Pattern[str], ...]] = {
+    48: (re.compile(r"physAddr (?P<address>0x[0-9a-fA-F]+)"),),
+    63: (re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),),
+    64: (re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),),
+    94: (re.compile(r"RST: (?P<reset>Yes|No)"),),
+    95: (re.compile(r"RST: (?P<reset>Yes|No)"),),
+    119: (re.compile(r"Expected function (?P<function>[0-9]+ \(\w{1,60}\))"),),
 }
 _NVLINK5 = range(144, 151)
 _MAX_CODE = 2**31 - 1
@@ -65,11 +66,20 @@ class Coded(NamedTuple):
 
 def find_coded(message: str) -> list[Coded]:
     """Every XID and SXid of a message, in order; lines glued together hold more than one."""
-    if "Xid" not in message and "XID" not in message:
-        return []
-    matches = list(_CODED.finditer(message))
+    matches = list(_matches(message))
     ends = [*(match.start() for match in matches), len(message)][1:]
     return [_coded(message, match, message[match.end() : end]) for match, end in zip(matches, ends, strict=True)]
+
+
+def _matches(message: str) -> Iterator[re.Match[str]]:
+    """Looks for the three letters first: most messages have none, and the search for letters is ten times as fast."""
+    for word in ("Xid", "XID"):
+        at = message.find(word)
+        while at >= 0:
+            begin = at - 1 if message[at - 1 : at] == "S" else at
+            if not message[max(0, begin - 1) : begin].isalpha() and (match := _CODED.match(message, begin)):
+                yield match
+            at = message.find(word, at + 3)
 
 
 def _coded(message: str, match: re.Match[str], rest: str) -> Coded:
@@ -81,7 +91,7 @@ def _coded(message: str, match: re.Match[str], rest: str) -> Coded:
     if instance := _INSTANCE.search(where):
         details["gpu_instance"] = instance[1]
     kind, read = ("sxid", _read_sxid) if match["sxid"] else ("xid", _read_xid)
-    if switch := _SWITCH.search(message, 0, match.start()):
+    if switch := _SWITCH.search(message, max(0, match.start() - 40), match.start()):
         details["nvswitch"] = switch[1]
     link = read(code, rest, details)
     return Coded(kind, code, normal_pci(where.partition(" ")[0]), link, details, match.start())
@@ -92,8 +102,8 @@ def _read_xid(code: int | None, rest: str, details: dict[str, str]) -> int | Non
         if found := pattern.search(rest):
             rest = rest[found.end() :]
             details |= {name: value for name, value in found.groupdict().items() if value and value != "<unknown>"}
-    for pattern in (_CHANNEL, _CAUSED_BY, _DETAILS.get(code or 0)):
-        if pattern and (found := pattern.search(rest)):
+    for pattern in (_CHANNEL, _CAUSED_BY, *_DETAILS.get(code or 0, ())):
+        if found := pattern.search(rest):
             details |= {name: value for name, value in found.groupdict().items() if value}
     if code == 154:
         _read_recovery(rest, details)

@@ -6,21 +6,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
+from producers import metrics
 from producers.kernel_log.decode import Decoder
+from producers.kernel_log.record import SOURCE, hardware_event
 from producers.publisher import Publisher
 from producers.settings import SimulateSettings
 from producers.simulate.fleet import SimulatedFleet, Step
-from producers.simulate.script import KernelLine
+from producers.simulate.script import KernelLine, Report
 from producers.simulate.topology import Node
+from producers.source import Origin
 from schemas.catalog import Catalog, load
 from schemas.ids import stable_id
-from schemas.records import HardwareEvent
+from schemas.records import HardwareEvent, Record
 from schemas.topics import EVENTS, INVENTORY, SAMPLES
 
 log = structlog.get_logger()
@@ -30,72 +34,90 @@ _INVENTORY_LEAD_S = 2.0
 _FULL_WAIT_S = 0.05
 
 
-class _Kernel:
-    """The kernel log of one simulated node, read by the decoder that reads real ones."""
+class _Agent:
+    """What stands for the agent of one simulated node: the decoder that reads real kernel logs, and its numbers."""
 
     def __init__(self, site: str, node: Node, catalog: Catalog) -> None:
-        self._site, self._node, self._catalog = site, node, catalog
+        self._origin = Origin(site, node.rack, node.name, node.boot_id)
+        self._catalog = catalog
         self._decoder = Decoder()
         for gpu in node.gpus:
             self._decoder.gpus.tell(gpu.pci, gpu.serial)
-        self._sequence = 0
         self._lines = 0
+        self._sequence = count()
 
-    def say(self, at_ms: int, text: str, observed_ms: int) -> Iterator[HardwareEvent]:
-        """One line, and the events that it leads to."""
+    def hear(self, at_ms: int, text: str, observed_ms: int) -> Iterator[HardwareEvent]:
+        """A kernel line, and the events that it leads to."""
         stamp = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="microseconds")
         self._lines += 1
-        for found in self._decoder.feed(self._lines, f"{stamp.replace('.', ',')} {text}"):
-            entry = self._catalog.entry(found.kind, found.code, found.details.get("variant"))
-            yield HardwareEvent(
-                event_id=stable_id(self._node.name, self._node.boot_id, "kernel_log", self._sequence),
-                site=self._site,
-                rack=self._node.rack,
-                node=self._node.name,
-                boot_id=self._node.boot_id,
-                sequence=self._sequence,
-                event_ms=found.event_ms if found.event_ms is not None else at_ms,
+        raw = f"{stamp.replace('.', ',')} {text}"
+        for ordinal, found in enumerate(self._decoder.feed(self._lines, raw)):
+            yield hardware_event(
+                found,
+                event_id=stable_id(self._origin.node, self._origin.boot_id, SOURCE, self._lines, ordinal),
+                origin=self._origin,
+                catalog=self._catalog,
                 observed_ms=observed_ms,
-                source="kernel_log",
-                kind=found.kind,
-                code=found.code,
-                gpu=found.gpu,
-                pci=found.pci,
-                link=found.link,
-                severity=entry.severity,
-                action=entry.action,
-                details=found.details,
-                raw=found.raw,
+                sequence=next(self._sequence),
             )
-            self._sequence += 1
+
+    def report(self, report: Report, tick_ms: int, observed_ms: int) -> HardwareEvent:
+        """What NVML said, as an event."""
+        event = self._origin.event(
+            self._catalog,
+            report.kind,
+            source="nvml",
+            event_ms=tick_ms,
+            observed_ms=observed_ms,
+            gpu=report.gpu.serial,
+            pci=report.gpu.pci,
+            raw=report.text,
+        )
+        return msgspec.structs.replace(event, sequence=next(self._sequence))
 
 
 class Player:
-    """Sends steps of a fleet as its nodes would: samples with a little jitter, kernel lines when they are said."""
+    """Sends steps of a fleet as its agents would: samples at their tick, events when they happen."""
 
-    def __init__(self, fleet: SimulatedFleet, settings: SimulateSettings, publisher: Publisher, start_ms: int) -> None:
-        self._settings = settings
-        self._publisher = publisher
+    def __init__(
+        self, fleet: SimulatedFleet, site: str, start_ms: int, publisher: Publisher, wait: Callable[[], bool]
+    ) -> None:
+        self._fleet = fleet
         self._start_ms = start_ms
+        self._publisher = publisher
+        self._wait = wait
+        """Called while memory is full; False gives up."""
         catalog = load()
-        self._kernels = {node.name: _Kernel(settings.site, node, catalog) for node in fleet.nodes}
+        self._agents = {node.name: _Agent(site, node, catalog) for node in fleet.nodes}
+
+    def send_inventory(self) -> None:
+        """Where everything is."""
+        for record in self._fleet.inventory():
+            self._publish(INVENTORY, record.component, record)
 
     def send_samples(self, step: Step, observed_ms: int) -> None:
-        """All nodes' samples of a tick."""
-        for sample in step.samples:
-            sent = msgspec.structs.replace(sample, observed_ms=observed_ms)
-            self._send(SAMPLES, sample.rack, sent)
+        """All nodes' samples of a tick, and what their NVML reports."""
+        sent = 0
+        for node, message in self._fleet.encoded(step, observed_ms):
+            while not self._publisher.send(SAMPLES, node.rack.encode(), message):
+                if not self._wait():
+                    return
+            sent += len(node.gpus)
+        metrics.SIMULATED_SAMPLES.inc(sent)
+        for report in step.reports:
+            event = self._agents[report.node.name].report(report, step.tick_ms, observed_ms)
+            self._publish(EVENTS, event.rack, event)
 
-    def send_lines(self, lines: Sequence[KernelLine], observed_ms: int | None) -> None:
-        """Kernel lines, decoded; `observed_ms` is now, or None where the fleet's time is not the clock's."""
-        for line in lines:
-            at_ms = self._start_ms + round(line.at_s * 1000)
-            for event in self._kernels[line.node.name].say(at_ms, line.text, observed_ms or at_ms):
-                self._send(EVENTS, event.rack, event)
+    def send_line(self, line: KernelLine, observed_ms: int | None) -> None:
+        """A kernel line, decoded; `observed_ms` is now, or None where the fleet's time is not the clock's."""
+        at_ms = self._start_ms + round(line.at_s * 1000)
+        for event in self._agents[line.node.name].hear(at_ms, line.text, observed_ms or at_ms):
+            self._publish(EVENTS, event.rack, event)
 
-    def _send(self, topic: str, key: str, record: Any) -> None:
+    def _publish(self, topic: str, key: str, record: Record) -> None:
         while not self._publisher.publish(topic, key, record):
-            self._publisher.poll(_FULL_WAIT_S)
+            if not self._wait():
+                return
 
 
 def run(settings: SimulateSettings, *, kafka: dict[str, Any], stop: threading.Event, beat: Callable[[], None]) -> None:
@@ -108,9 +130,14 @@ def run(settings: SimulateSettings, *, kafka: dict[str, Any], stop: threading.Ev
     start_ms = _start_ms(settings)
     fleet = SimulatedFleet(settings, start_ms)
     publisher = Publisher(kafka, settings.publish)
-    player = Player(fleet, settings, publisher, start_ms)
-    for record in fleet.inventory():
-        publisher.publish(INVENTORY, record.component, record)
+
+    def wait() -> bool:
+        publisher.poll(_FULL_WAIT_S)
+        beat()
+        return not stop.is_set()
+
+    player = Player(fleet, settings.site, start_ms, publisher, wait)
+    player.send_inventory()
     publisher.poll()
     gpus = sum(len(node.gpus) for node in fleet.nodes)
     log.info("simulated fleet is up", nodes=len(fleet.nodes), gpus=gpus, seed=settings.seed)
@@ -123,7 +150,7 @@ def run(settings: SimulateSettings, *, kafka: dict[str, Any], stop: threading.Ev
         for line in step.lines:
             if settings.speed > 0 and not _wait(began_ms, line.at_s, settings.speed, stop, publisher, beat):
                 break
-            player.send_lines([line], _now_ms() if settings.speed == 1 else None)
+            player.send_line(line, _now_ms() if settings.speed == 1 else None)
         if settings.speed > 0:
             _wait(began_ms, (due_ms - start_ms) / 1000, settings.speed, stop, publisher, beat)
         player.send_samples(step, _now_ms() if settings.speed == 1 else due_ms)
@@ -136,9 +163,9 @@ def run(settings: SimulateSettings, *, kafka: dict[str, Any], stop: threading.Ev
         tick += 1
     if settings.truth_path:
         _write_truth(settings.truth_path, fleet.truth())
-    left = publisher.close(settings.publish.flush_s, beat)
-    if left:
-        log.warning("the simulator ends with records that Kafka has not taken", records=left)
+    publisher.close(settings.publish.flush_s, beat)
+    for (topic, reason), lost in publisher.drops().items():
+        log.error("records of the simulated fleet are lost", topic=topic, records=lost, reason=reason)
     log.info("simulated fleet has played", ticks=tick, faults=sum(one.role == "root" for one in fleet.truth()))
 
 

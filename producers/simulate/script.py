@@ -6,14 +6,15 @@ does; nothing here knows how, or whether, it is found.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.settings import Injection, SimulateSettings
+from producers.settings import FaultName, Injection, SimulateSettings
 from producers.simulate.signals import (
     HARDWARE_SLOWDOWN_CELSIUS,
     HW_SLOWDOWN,
@@ -26,18 +27,25 @@ from producers.simulate.topology import Gpu, Node
 from schemas.ids import gpu_id, node_id
 
 _AFTER_WARMUP_S: Mapping[str, float] = {
-    "gpu_falls_off_bus": 0.0,
+    "gpu_falls_off_bus": 0.4,
     "gpu_overheats": 0.0,
-    "node_goes_silent": 12.0,
-    "nvlink_fails": 20.0,
+    "node_goes_silent": 12.5,
+    "nvlink_fails": 20.3,
 }
-"""When each scripted fault begins, seconds after the warm-up: apart, so that a spectator can follow."""
+"""When each scripted fault begins, seconds after the warm-up: apart, so that a spectator can follow, and not at a tick,
+so that the kernel speaks before the next reading shows it, as it does."""
 _CREEP_CELSIUS_PER_S = 0.8
 _HOTTEST_CELSIUS = 94.0
 _COOLING_CELSIUS_PER_S = 2.5
 _OVERHEATING_S = 45.0
 _ECHO_S = 1.8
 """Within so long the rest of the NVLink domain has noticed."""
+_LINK = 14
+_LINK_DOWN = 0x004405C6
+"""Xid 149's interrupt info (drivers before R575): NETIR_LINK_EVT/NETIR_LINK_DOWN, signal integrity of this end's link.
+The link's number stands from bit 13."""
+_RESPONSE_LOST = 0x040808E2
+"""Xid 145's: RLW_SRC_TRACK, a response over NVLink that did not come; the link's number likewise."""
 
 
 class Truth(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +73,16 @@ class KernelLine:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What NVML reports of a GPU at a tick; `kind` is a key of the catalogue's events."""
+
+    node: Node
+    gpu: Gpu
+    kind: str
+    text: str
+
+
 @dataclass(slots=True)
 class _Scripted:
     """One injected fault, resolved to its place."""
@@ -74,7 +92,6 @@ class _Scripted:
     gpu: Gpu
     peers: tuple[tuple[Node, Gpu], ...]
     """The other GPUs of its NVLink domain."""
-    said: set[str] = field(default_factory=set)
     observable_s: float | None = None
     """When a reading first showed it."""
 
@@ -98,7 +115,9 @@ class Script:
     def __init__(self, settings: SimulateSettings, nodes: Sequence[Node]) -> None:
         by_name = {node.name: node for node in nodes}
         self._faults = [_resolve(one, by_name, nodes) for one in (*_scripted(settings, nodes), *settings.inject)]
-        self._nodes = nodes
+        self._lines = sorted(
+            (line for fault in self._faults for line in _speech(fault)), key=lambda line: (line.at_s, line.node.name)
+        )
 
     def load_factor(self, now_s: float, size: int) -> Floats:
         """(G,) the share of its load that each GPU can take: a job whose links are down does not compute."""
@@ -132,14 +151,32 @@ class Script:
                 self._shows(fault, now_s)
         return silent
 
-    def lines(self, from_s: float, to_s: float) -> Iterator[KernelLine]:
+    def lines(self, from_s: float, to_s: float) -> list[KernelLine]:
         """What kernels say from `from_s` to below `to_s`, in order."""
-        said = [line for fault in self._faults for line in _speech(fault) if from_s <= line.at_s < to_s]
-        silent_from = {f.node.name: f for f in self._faults if f.injection.fault == "node_goes_silent"}
-        for line in sorted(said, key=lambda line: (line.at_s, line.node.name)):
-            gone = silent_from.get(line.node.name)
-            if gone is None or not gone.holds(line.at_s):
-                yield line
+        first = bisect_left(self._lines, from_s, key=_at_s)
+        silent = [fault for fault in self._faults if fault.injection.fault == "node_goes_silent"]
+        return [
+            line
+            for line in self._lines[first : bisect_left(self._lines, to_s, key=_at_s)]
+            if not any(fault.node is line.node and fault.holds(line.at_s) for fault in silent)
+        ]
+
+    def reports(self, after_s: float, to_s: float) -> list[Report]:
+        """What NVML reports at the tick `to_s`, the one before having been at `after_s`."""
+        found = []
+        for fault in self._faults:
+            if fault.injection.fault != "gpu_falls_off_bus":
+                continue
+            name = f"GPU {fault.gpu.index} ({fault.gpu.serial})"
+            if after_s < fault.begins_s <= to_s:
+                found.append(Report(fault.node, fault.gpu, "gpu_lost", f"NVML: {name}: GPU is lost"))
+            if fault.ends_s is not None and after_s < fault.ends_s <= to_s:
+                found.append(Report(fault.node, fault.gpu, "gpu_found", f"NVML reads {fault.gpu.serial} again"))
+        return found
+
+    def breaks(self, gpu: Gpu, now_s: float) -> bool:
+        """Whether a fault holds this GPU: then no program runs on it that could fail."""
+        return any(fault.gpu is gpu and fault.holds(now_s) for fault in self._faults)
 
     def truth(self, start_ms: int) -> list[Truth]:
         """What has been broken so far, root and symptoms. `start_ms` is the event time of the first tick."""
@@ -178,6 +215,30 @@ class Script:
     def _shows(fault: _Scripted, now_s: float) -> None:
         if fault.observable_s is None:
             fault.observable_s = min((line.at_s for line in _speech(fault)), default=now_s)
+
+
+def spread(
+    nodes: Sequence[Node], fault: FaultName, count: int, *, first_s: float, last_s: float, seed: int = 1
+) -> tuple[Injection, ...]:
+    """`count` faults of one kind for a measurement, evenly over the time, each on a node of its own.
+
+    NVLink faults get a domain of their own. Raises `ValueError` where the fleet is too small for that.
+    """
+    own = {node.nvlink_domain if fault == "nvlink_fails" else node.name: node for node in nodes}
+    if len(own) < count:
+        raise ValueError(f"{count} times {fault} needs {count} nodes or NVLink domains, this fleet has {len(own)}")
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(np.array(list(own), dtype=object))[:count]
+    times = np.linspace(first_s, last_s, count) + rng.uniform(0, (last_s - first_s) / count, count)
+    return tuple(
+        Injection(
+            fault=fault,
+            at_s=round(float(at_s), 3),
+            node=own[place].name,
+            gpu=int(rng.integers(len(own[place].gpus))),
+        )
+        for place, at_s in zip(chosen, times, strict=True)
+    )
 
 
 def _scripted(settings: SimulateSettings, nodes: Sequence[Node]) -> list[Injection]:
@@ -235,24 +296,34 @@ def _speech(fault: _Scripted) -> Iterator[KernelLine]:
             node, at_s, f"NVRM: Xid (PCI:{pci}): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
         )
         yield KernelLine(node, at_s + 0.001, f"NVRM: GPU {pci}.0: GPU has fallen off the bus.")
+        yield KernelLine(node, at_s + 0.002, f"NVRM: GPU {pci}.0: GPU serial number is {gpu.serial}.")
     elif kind == "nvlink_fails" and node.platform.domain_is_rack:
-        fatal = "NETIR_LINK_EVT  Fatal   XC0 i0 Link 14"
-        words = "(0x0215c5c6 0x00000000 0x00000000 0x00000000 0x00000000 0x00000000)"
+        fatal = f"NETIR_LINK_EVT  Fatal   XC0 i0 Link {_LINK:02d}"
+        words = _words(_LINK_DOWN | _LINK << 13, 0)
         yield KernelLine(node, at_s, f"NVRM: Xid (PCI:{pci}): 149, {fatal} {words}")
         changed = "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"
         yield KernelLine(node, at_s + 0.6, f"NVRM: Xid (PCI:{pci}): 154, {changed}")
         for number, (other, peer) in enumerate(fault.peers):
             echo_s = _echo_s(fault, number)
-            lost = "RLW_SRC_TRACK Nonfatal XC0 i0 Link 05 (0x00000004 0x00000000 0x00000000 0x00000000)"
-            yield KernelLine(other, echo_s, f"NVRM: Xid (PCI:{peer.pci}): 145, {lost}")
-            torn = f"45, pid={70_000 + number}, name=python3, Ch 00000008"
+            pid, link = 70_000 + number, (_LINK + number) % other.platform.links
+            lost = f"RLW_SRC_TRACK Nonfatal XC1 i0 Link {link:02d} {_words(_RESPONSE_LOST | link << 13, 8)}"
+            yield KernelLine(other, echo_s, f"NVRM: Xid (PCI:{peer.pci}): 145, pid={pid}, name=python3, {lost}")
+            torn = f"45, pid={pid}, name=python3, Ch 00000008"
             yield KernelLine(other, echo_s + 0.15, f"NVRM: Xid (PCI:{peer.pci}): {torn}")
     elif kind == "nvlink_fails":
-        broken = "NVLink: fatal error detected on link 14(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)"
+        broken = f"NVLink: fatal error detected on link {_LINK}(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)"
         yield KernelLine(node, at_s, f"NVRM: Xid (PCI:{pci}): 74, pid='<unknown>', name=<unknown>, {broken}")
         for number, (other, peer) in enumerate(fault.peers):
             torn = f"45, pid={70_000 + number}, name=python3, Ch 00000008"
             yield KernelLine(other, _echo_s(fault, number), f"NVRM: Xid (PCI:{peer.pci}): {torn}")
+
+
+def _words(info: int, status: int) -> str:
+    return f"({info:#010x} {status:#010x} 0x00000000 0x00000000 0x00000000 0x00000000)"
+
+
+def _at_s(line: KernelLine) -> float:
+    return line.at_s
 
 
 def _truth(

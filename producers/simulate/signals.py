@@ -61,6 +61,8 @@ class Signals:
     def step(self, now_s: float, step_s: float, load_factor: Floats) -> dict[str, Floats]:
         """The readings at `now_s` seconds of the fleet's time, each of shape (G,), before anything is broken.
 
+        All metrics of the contract but the fan's: such boards have none of their own, so nobody offers it.
+
         `load_factor` (G,) is the share of its job's load that each GPU can take.
         """
         rng, size = self._rng, self.size
@@ -86,7 +88,6 @@ class Signals:
             "dram_active_percent": np.round(100 * load * 0.38, 2),
             "memory_used_bytes": np.where(busy, self._memory_bytes * 0.84, 5.5e8),
             "bar1_used_bytes": np.full(size, 3.1e6),
-            "fan_speed_percent": np.full(size, np.nan),  # such boards have no fan of their own
             "pcie_tx_bytes_per_second": np.rint(load * 3.0e9 * rng.uniform(0.7, 1, size)),
             "pcie_rx_bytes_per_second": np.rint(load * 4.4e9 * rng.uniform(0.7, 1, size)),
             "nvlink_tx_bytes_per_second": np.rint(links_bytes),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from http.client import HTTPException, HTTPMessage
-from typing import IO, Any
+from http.client import HTTPException
 
 import msgspec
 from pydantic import Field, HttpUrl, SecretStr
@@ -94,7 +93,5 @@ def _refusal(error: urllib.error.HTTPError) -> DeliveryError:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Lets a 3xx answer be an error."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Any:
-        return None
+    def redirect_request(self, *_request: object) -> None:
+        """Follow nothing."""

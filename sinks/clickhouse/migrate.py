@@ -10,7 +10,7 @@ ClickHouse has no transactions over DDL and no lock to take, so every statement 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from hashlib import sha256
@@ -37,7 +37,7 @@ class Client(Protocol):
     def command(self, cmd: str, /) -> Any:
         """Run one statement."""
 
-    def query(self, query: str, /, parameters: Mapping[str, Any] | None = None) -> Any:
+    def query(self, query: str, /) -> Any:
         """Run one query; the rows are in `.result_rows`."""
 
 

@@ -43,4 +43,4 @@ ROUTES: tuple[Route, ...] = (
     _route(topics.INCIDENTS, Once.KEY),
     _route(topics.DEAD_LETTERS, Once.KEY),
 )
-"""Every topic of `topics.toml` (a test says so)."""
+"""Every topic of `topics.toml` that holds records (a test says so)."""

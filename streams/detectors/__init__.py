@@ -15,6 +15,7 @@ from schemas.catalog.metrics import Metric
 from schemas.records import Anomaly
 from streams.detectors.silence import SilenceDetector
 from streams.detectors.threshold import ThresholdDetector
+from streams.roster import Roster
 from streams.samples import METRICS, THROTTLE
 from streams.ticks import Tick
 
@@ -24,14 +25,16 @@ class Detector(Protocol):
 
     `update` may not block or raise, whatever the numbers are: NaN and infinities are readings like others. It gives an
     anomaly when a condition is raised and the same `anomaly_id` again when it is cleared, both in roster order.
-    `restore` takes the anomalies that stood when the partition was last worked on.
     """
 
     def update(self, tick: Tick) -> Iterable[Anomaly]:
         """Take the next tick in; gives what is raised or cleared by it."""
 
-    def restore(self, standing: Iterable[Anomaly]) -> None:
-        """Begin with these raised; those of other detectors and rules are passed over."""
+    def restore(self, standing: Iterable[Anomaly], roster: Roster) -> None:
+        """Go on with just these raised, whatever `update` has led to: called once, after the windows were rebuilt.
+
+        Those of other detectors and rules are passed over. A GPU or node that is not in the roster yet may come later.
+        """
 
 
 def build(catalogue: Mapping[str, Metric], *, silence_ms: int, tick_ms: int) -> list[Detector]:
@@ -43,4 +46,4 @@ def build(catalogue: Mapping[str, Metric], *, silence_ms: int, tick_ms: int) -> 
         for rule in metric.rules
         if rule.detector == "threshold"
     ]
-    return [*found, SilenceDetector(silence_ms=silence_ms)]
+    return [*found, SilenceDetector(silence_ms=silence_ms, tick_ms=tick_ms)]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly
-from streams.roster import NEVER_MS, Place
+from streams.roster import NEVER_MS, Place, Roster
 from streams.ticks import Tick
 
 _INTERVALS = 3
@@ -27,8 +27,9 @@ class SilenceDetector:
     A silent node stands for its GPUs: they are not reported one by one.
     """
 
-    def __init__(self, *, silence_ms: int) -> None:
+    def __init__(self, *, silence_ms: int, tick_ms: int) -> None:
         self._silence_ms = silence_ms
+        self._tick_ms = tick_ms
         self._nodes = _Heard()
         self._gpus = _Heard()
 
@@ -38,25 +39,28 @@ class SilenceDetector:
         self._nodes.grow([place.node for place in roster.nodes[self._nodes.size :]], tick.tick_ms)
         self._gpus.grow(roster.gpus[self._gpus.size :], tick.tick_ms)
         patience_ms = np.maximum(self._silence_ms, _INTERVALS * roster.node_interval_ms)
-        read = np.asarray(~np.isnan(tick.values).all(axis=0))
         node_of_gpu = roster.gpu_node
-        # while its node says nothing, nothing is known of a GPU: its own silence has not begun
-        node_quiet = ~tick.node_present[node_of_gpu]
+        # While its node says nothing, nothing is known of a GPU: that time does not count towards its own silence.
+        expected_ms = np.maximum(roster.node_interval_ms, self._tick_ms)
+        missed_ms = np.maximum(0, tick.tick_ms - self._nodes.last_ms - expected_ms)
+        asked = tick.node_present[node_of_gpu]
+        self._gpus.excuse(asked & ~tick.gpu_read, missed_ms[node_of_gpu])
         for node, since_ms in self._nodes.hear(tick.node_present, tick.tick_ms, patience_ms):
             place = roster.nodes[node]
             silent = bool(self._nodes.silent[node])
             yield self._anomaly(tick, NODE_RULE, node_id(place.node), place, None, silent=silent, since_ms=since_ms)
-        for gpu, since_ms in self._gpus.hear(read, tick.tick_ms, patience_ms[node_of_gpu], excused=node_quiet):
+        for gpu, since_ms in self._gpus.hear(tick.gpu_read, tick.tick_ms, patience_ms[node_of_gpu], asked):
             serial, place = roster.gpus[gpu], roster.place(gpu)
             silent = bool(self._gpus.silent[gpu])
             yield self._anomaly(tick, GPU_RULE, gpu_id(serial), place, serial, silent=silent, since_ms=since_ms)
 
-    def restore(self, standing: Iterable[Anomaly]) -> None:
-        """Begin with these silent."""
-        for anomaly in standing:
-            if anomaly.detector == "silence":
-                who = self._nodes if anomaly.rule == NODE_RULE else self._gpus
-                who.standing[anomaly.gpu or anomaly.node or ""] = anomaly.begin_ms
+    def restore(self, standing: Iterable[Anomaly], roster: Roster) -> None:
+        """Go on with just these silent."""
+        silent = [anomaly for anomaly in standing if anomaly.detector == "silence"]
+        nodes = {a.node: a.begin_ms for a in silent if a.rule == NODE_RULE and a.node}
+        gpus = {a.gpu: a.begin_ms for a in silent if a.rule == GPU_RULE and a.gpu}
+        self._nodes.restore(nodes, [place.node for place in roster.nodes])
+        self._gpus.restore(gpus, roster.gpus)
 
     def _anomaly(
         self, tick: Tick, rule: str, component: str, place: Place, gpu: str | None, *, silent: bool, since_ms: int
@@ -109,19 +113,34 @@ class _Heard:
         self.last_ms = np.append(self.last_ms, [now_ms if at == NEVER_MS else at for at in since]).astype(np.int64)
         self.silent = np.append(self.silent, [at != NEVER_MS for at in since]).astype(np.bool_)
 
+    def restore(self, standing: dict[str, int], names: list[str]) -> None:
+        """Let just those in `standing` be silent, each since its time; `names` are all that may be known."""
+        self.standing = standing
+        for at, name in enumerate(names[: self.size]):
+            since_ms = standing.pop(name, None)
+            self.silent[at] = since_ms is not None
+            if since_ms is not None:
+                self.last_ms[at] = since_ms
+
+    def excuse(self, who: NDArray[np.bool_], missed_ms: NDArray[np.int64]) -> None:
+        """Forgive so much of a silence that is not reported yet."""
+        who = who & ~self.silent
+        self.last_ms[who] += missed_ms[who]
+
     def hear(
         self,
         present: NDArray[np.bool_],
         now_ms: int,
         patience_ms: NDArray[np.int64],
-        excused: NDArray[np.bool_] | None = None,
+        asked: NDArray[np.bool_] | None = None,
     ) -> Iterator[tuple[int, int]]:
-        """Note who is present; gives those whose state flips, each with the time it was last heard."""
+        """Note who is present; gives those whose state flips, each with the time it was last heard.
+
+        Only who is `asked` can be found silent; None asks all.
+        """
         back = np.flatnonzero(present & self.silent)
-        if excused is not None:
-            waits = excused & ~present & ~self.silent
-            self.last_ms[waits] = now_ms
-        gone = np.flatnonzero(~present & ~self.silent & (now_ms - self.last_ms >= patience_ms))
+        due = ~present & ~self.silent & (now_ms - self.last_ms >= patience_ms)
+        gone = np.flatnonzero(due if asked is None else due & asked)
         flips = [(int(at), int(self.last_ms[at])) for at in np.sort(np.concatenate((back, gone)))]
         self.silent[back] = False
         self.silent[gone] = True

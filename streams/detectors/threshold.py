@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from schemas.catalog.metrics import Rule
 from schemas.ids import gpu_id, stable_id
 from schemas.records import Anomaly
-from streams.roster import NEVER_MS
+from streams.roster import NEVER_MS, Roster
 from streams.ticks import Tick
 
-_LONGEST_GAP_TICKS = 10
-"""A condition is not held over a gap in the readings that is longer than this."""
+_LONGEST_GAP_TICKS, _LONGEST_GAP_INTERVALS = 10, 3
+"""A condition is not held over a gap in the readings that is longer than both of these."""
 
 
 class ThresholdDetector:
@@ -42,7 +42,9 @@ class ThresholdDetector:
         known = values >= 0 if self._row < 0 else ~np.isnan(values)
         raised = self._begin_ms != NEVER_MS
         condition = np.where(raised, self._back(values), self._beyond(values)) & known
-        stale = known & (tick.tick_ms - self._read_ms > self._gap_ms)
+        interval_ms = tick.roster.node_interval_ms[tick.roster.gpu_node]
+        gap_ms = np.maximum(self._gap_ms, _LONGEST_GAP_INTERVALS * interval_ms)
+        stale = known & (tick.tick_ms - self._read_ms > gap_ms)
         starts = condition & ((self._since_ms == NEVER_MS) | stale)
         self._since_ms[known & ~condition] = NEVER_MS
         self._since_ms[starts] = tick.tick_ms
@@ -52,11 +54,16 @@ class ThresholdDetector:
         for gpu in np.flatnonzero(decided).tolist():
             yield self._flip(tick, gpu, float(values[gpu]))
 
-    def restore(self, standing: Iterable[Anomaly]) -> None:
-        """Begin with these raised."""
-        self._standing.update(
-            {a.gpu: a.begin_ms for a in standing if a.rule == self._rule.name and a.detector == "threshold" and a.gpu}
-        )
+    def restore(self, standing: Iterable[Anomaly], roster: Roster) -> None:
+        """Go on with just these raised."""
+        self._standing = {
+            a.gpu: a.begin_ms for a in standing if a.rule == self._rule.name and a.detector == "threshold" and a.gpu
+        }
+        met = roster.gpus[: len(self._begin_ms)]
+        begin_ms = np.array([self._standing.pop(serial, NEVER_MS) for serial in met], np.int64)
+        # what held so far was held against the other condition
+        self._since_ms[(begin_ms == NEVER_MS) != (self._begin_ms == NEVER_MS)] = NEVER_MS
+        self._begin_ms = begin_ms
 
     def _beyond(self, values: NDArray[np.float32] | NDArray[np.int64]) -> NDArray[np.bool_]:
         rule = self._rule

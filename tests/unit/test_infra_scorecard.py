@@ -62,7 +62,7 @@ def test_a_fault_found_at_its_root_passes_with_its_delay() -> None:
 
 def test_a_fault_nobody_found_fails() -> None:
     card = score([LOST, LINK], _told(_incident("gpu:A", "gpu_lost")))
-    assert [row.found for row in card.rows] == [True, False]
+    assert {row.injected.component: row.found for row in card.rows} == {"gpu:A": True, "gpu:B": False}
     assert not card.passed
 
 
@@ -130,3 +130,14 @@ def test_the_first_page_counts_when_a_record_is_delivered_twice() -> None:
 def test_a_truth_line_that_is_still_being_written_waits() -> None:
     whole = b'{"fault":"gpu_overheats","component":"gpu:A","role":"root","start_ms":1,"first_observable_ms":2}\n'
     assert [one.component for one in read_truth([whole, b'{"fault":"node_goes'])] == ["gpu:A"]
+
+
+def test_a_fault_that_never_came_to_show_proves_nothing() -> None:
+    card = score([LOST], _told(_incident("gpu:A", "gpu_lost")), expected=2)
+    assert card.failures == ["only 1 of 2 faults came to show"]
+
+
+def test_the_alert_is_timed_from_when_the_fault_could_be_seen() -> None:
+    told = _told(_incident("gpu:A", "gpu_lost"))
+    card = score([LOST], told, alerted_ms={told[0].newest.incident_id: LOST.first_observable_ms + 1700})
+    assert card.rows[0].alerted_seconds == pytest.approx(1.7)

@@ -1,0 +1,135 @@
+"""`fleetpulse decode`: what our decoders make of raw input, as JSON, without Kafka or anything else running."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import msgspec
+import typer
+
+if TYPE_CHECKING:
+    from schemas.catalog import Catalog
+
+app = typer.Typer(
+    name="decode",
+    help="What fleetpulse makes of raw input, as JSON lines. Needs nothing running.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+)
+_FLUSH_BYTES = 1 << 16
+
+
+@app.callback()
+def _decode() -> None:
+    """Keep `kernel-log` a subcommand although it is the only one so far."""
+
+
+@app.command("kernel-log")
+def kernel_log(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="dmesg, journalctl (-k, -o json) or syslog text, /dev/kmsg records; - reads standard input.",
+        ),
+    ],
+    catalog: Annotated[
+        Path | None, typer.Option(help="A catalogue file of your own (TOML), layered over the one that ships.")
+    ] = None,
+    boot_ms: Annotated[
+        int | None,
+        typer.Option(help="When the machine booted (UTC milliseconds): gives stamps such as [123.456] their time."),
+    ] = None,
+) -> None:
+    """Print one JSON object for each hardware event of a kernel log; counts by kind go to standard error.
+
+    Each object has at least line, kind (xid, sxid, fallen_off_bus, gpu_map, link_flap, …), code (the XID or SXid), pci,
+    gpu (serial, once the log named it), action and severity by the catalogue, event_ms and raw. What a line does not
+    tell is null. Lines that tell nothing about hardware print nothing.
+
+    [dim]fleetpulse decode kernel-log /var/log/kern.log[/]
+    [dim]dmesg --follow --time-format iso | fleetpulse decode kernel-log -[/]
+    [dim]journalctl -k -o json | fleetpulse decode kernel-log - | jq 'select(.severity == "critical")'[/]
+    """
+    from schemas.catalog import CatalogError, load
+
+    try:
+        entries = load(catalog)
+    except CatalogError as error:
+        _fail(str(error))
+    counts: Counter[str] = Counter()
+    try:
+        if file == "-":
+            _print_events(sys.stdin.buffer, sys.stdout.buffer, entries, boot_ms, counts, at_once=True)
+        else:
+            with Path(file).open("rb") as stream:
+                _print_events(stream, sys.stdout.buffer, entries, boot_ms, counts, at_once=False)
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`); Python would complain once more while it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        _fail(f"decoding the kernel log {file}: {(error.strerror or str(error)).lower()}")
+    total = f"{counts.total()} hardware event" + ("" if counts.total() == 1 else "s")
+    print("; ".join([total, *(f"{kind} {count}" for kind, count in sorted(counts.items()))]), file=sys.stderr)
+
+
+def _print_events(
+    stream: BinaryIO, out: BinaryIO, entries: Catalog, boot_ms: int | None, counts: Counter[str], *, at_once: bool
+) -> None:
+    """Write an object per event as it is found; `at_once` flushes each, for a log that is still being written."""
+    from producers.kernel_log import Decoder, numbered
+
+    encoder = msgspec.json.Encoder()
+    decoder = Decoder(now_ms=time.time_ns() // 1_000_000, boot_ms=boot_ms)
+    pending: list[bytes] = []
+    size = 0
+    for number, raw in numbered(stream):
+        for event in decoder.feed(number, raw):
+            entry = entries.entry(event.kind, event.code, event.details.get("variant"))
+            counts[event.kind] += 1
+            text = encoder.encode(
+                {
+                    "line": event.line,
+                    "kind": event.kind,
+                    "code": event.code,
+                    "pci": event.pci,
+                    "gpu": event.gpu,
+                    "link": event.link,
+                    "severity": entry.severity,
+                    "action": entry.action,
+                    "fault_class": entry.fault_class,
+                    "name": entry.name,
+                    "nvidia_action": entry.nvidia_action,
+                    "rule": entry.rule,
+                    "overridden": entry.overridden,
+                    "event_ms": event.event_ms,
+                    "source": "kernel_log",
+                    "details": event.details,
+                    "raw": event.raw,
+                }
+            )
+            pending += (text, b"\n")
+            size += len(text)
+        if pending and (at_once or size >= _FLUSH_BYTES):
+            out.write(b"".join(pending))
+            out.flush()
+            pending, size = [], 0
+    out.write(b"".join(pending))
+    out.flush()
+
+
+def _fail(message: str) -> None:
+    print(message, file=sys.stderr)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

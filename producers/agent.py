@@ -1,0 +1,300 @@
+"""The agent of a node: reads its sources on time, sends what they say, and says itself when one does not answer.
+
+One loop, which owns the publisher; each source has a thread of its own (`source.Worker`), so that one that hangs or
+fails holds up nobody. Ticks are multiples of the period on the wall clock, so the nodes of a fleet sample together.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+
+from producers import metrics
+from producers.discovery import GpuIdentity, InventorySource, Roster
+from producers.kernel_log.events import GpuMap
+from producers.kernel_log.source import KernelLogSource
+from producers.nvml import NvmlSource
+from producers.nvml_library import Library, Nvml
+from producers.publisher import PRECIOUS_LAST, Publisher, Sequences
+from producers.settings import MIB, AgentSettings
+from producers.source import Origin, Reading, Source, Worker, boot_id
+from producers.spool import Spool, SpoolError
+from schemas.catalog import Catalog, load
+from schemas.records import GpuSample, HardwareEvent, InventoryRecord, Record
+from schemas.topics import EVENTS, INVENTORY, SAMPLES
+
+log = structlog.get_logger()
+
+_BEAT_S = 0.5
+"""The loop comes round at least so often."""
+_CATCH_UP_S = 0.02
+"""The same while the spool is being sent: 2,000 records each time."""
+_DROPS_EVERY_S = 10.0
+"""Dropped records are summed up so long before they become an event."""
+_INVENTORY_LOOK_MS = 5_000
+"""How often the inventory is compared with what was sent."""
+_HOLD_S = 30.0
+"""A source that commits with its next read waits at most so long for what it gave to be safe."""
+
+
+@dataclass(slots=True, eq=False)
+class Schedule:
+    """When a source is read, and how it does."""
+
+    source: Source
+    period_ms: int
+    deadline_s: float
+    commits: bool = False
+    """A read says that what the one before gave is safe, so it waits until it is: acknowledged, or on disk."""
+    due_ms: int = 0
+    """The tick at which it is read next."""
+    overdue: bool = False
+    """The running read was reported as hanging."""
+    failing: bool = False
+    """The last read raised an error, which was reported."""
+    held_since: float | None = None
+    """Since when its reads wait."""
+
+
+class Agent:
+    """The loop of `run`, with everything that it touches handed in. `step` is one round of it."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        catalog: Catalog,
+        schedules: Sequence[Schedule],
+        publisher: Publisher,
+        sequences: Sequences,
+        *,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._origin = origin
+        self._catalog = catalog
+        self._publisher = publisher
+        self._sequences = sequences
+        self._wall_ms = wall_ms
+        self._clock = clock
+        self._readings: queue.SimpleQueue[Reading] = queue.SimpleQueue()
+        self._schedules = {schedule.source.name: schedule for schedule in schedules}
+        self._workers = {name: Worker(s.source, self._readings, clock) for name, s in self._schedules.items()}
+        self._drops: Counter[tuple[str, str]] = Counter()
+        self._drops_told = -_DROPS_EVERY_S
+
+    def start(self) -> None:
+        """Say that this node is watched from here on."""
+        sources = ",".join(self._schedules)
+        self._say("agent_started", f"watching {sources}", {"sources": sources})
+
+    def step(self) -> None:
+        """One round: order reads that are due, wait for an answer or the next tick, send what came."""
+        now_ms = self._wall_ms()
+        for name, schedule in self._schedules.items():
+            self._order(schedule, self._workers[name], now_ms)
+            self._watch(schedule, self._workers[name])
+        try:
+            self._take(self._readings.get(timeout=self._wait_s(now_ms)))
+            while True:
+                self._take(self._readings.get_nowait())
+        except queue.Empty:
+            pass
+        self._publisher.poll()
+        self._report_drops()
+
+    def stop(self, flush_s: float, beat: Callable[[], None]) -> None:
+        """Say so, take in what is under way, and send or spool what is left."""
+        for worker in self._workers.values():
+            worker.close(0.5)
+        while not self._readings.empty():
+            self._take(self._readings.get())
+        self._report_drops(at_once=True)
+        self._say("agent_stopped", "the agent was stopped")
+        left = self._publisher.close(flush_s, beat)
+        if left:
+            log.warning("kafka did not take everything in time: the rest waits in the spool", records=left)
+        for schedule in self._schedules.values():
+            if isinstance(schedule.source, KernelLogSource):
+                schedule.source.close()  # commits, now that all it gave is safe
+
+    def send(self, record: Record) -> None:
+        """Number a record and publish it where it belongs."""
+        if isinstance(record, GpuSample):
+            record = msgspec.structs.replace(record, sequence=self._sequences.take(SAMPLES))
+            self._publisher.publish(SAMPLES, self._origin.rack, record)
+        elif isinstance(record, HardwareEvent):
+            record = msgspec.structs.replace(record, sequence=self._sequences.take(EVENTS))
+            self._publisher.publish(EVENTS, self._origin.rack, record)
+        elif isinstance(record, InventoryRecord):
+            self._publisher.publish(INVENTORY, record.component, record)
+        else:
+            raise TypeError(f"no source of a node gives a {type(record).__name__}")
+
+    def _order(self, schedule: Schedule, worker: Worker, now_ms: int) -> None:
+        if schedule.due_ms - now_ms > schedule.period_ms:  # the wall clock was set back
+            schedule.due_ms = 0
+        if now_ms < schedule.due_ms or (schedule.commits and self._hold(schedule)):
+            return
+        tick_ms = now_ms - now_ms % schedule.period_ms
+        if schedule.due_ms and not worker.order(tick_ms):
+            metrics.SKIPPED_TICKS.labels(schedule.source.name).inc()
+        schedule.due_ms = tick_ms + schedule.period_ms
+
+    def _hold(self, schedule: Schedule) -> bool:
+        if not self._publisher.unsafe(EVENTS):
+            schedule.held_since = None
+            return False
+        schedule.held_since = self._clock() if schedule.held_since is None else schedule.held_since
+        return self._clock() - schedule.held_since < _HOLD_S
+
+    def _watch(self, schedule: Schedule, worker: Worker) -> None:
+        busy_s = worker.busy_s()
+        over_s = max(0.0, busy_s - schedule.deadline_s)
+        metrics.HANGING.labels(schedule.source.name).set(over_s)
+        if over_s and not schedule.overdue:
+            schedule.overdue = True
+            doing = schedule.source.doing
+            self._say(
+                "source_failed",
+                f"{schedule.source.name} hangs for {busy_s:.1f} s: {doing}",
+                {"source": schedule.source.name, "hangs_s": f"{busy_s:.1f}", "doing": doing},
+            )
+
+    def _take(self, reading: Reading) -> None:
+        schedule = self._schedules[reading.source]
+        metrics.READ_SECONDS.labels(reading.source).observe(reading.took_s)
+        was_failing, was_overdue = schedule.failing, schedule.overdue
+        schedule.failing, schedule.overdue = reading.error is not None, False
+        if reading.error is not None:
+            metrics.FAILED_READS.labels(reading.source).inc()
+            if not was_failing:
+                why = f"{type(reading.error).__name__}: {reading.error}"
+                log.error("a source failed", source=reading.source, exc_info=reading.error)
+                self._say("source_failed", f"{reading.source}: {why}", {"source": reading.source, "error": why})
+        elif was_failing or was_overdue:
+            text = f"{reading.source} can be read again, after a read of {reading.took_s:.1f} s"
+            self._say("source_recovered", text, {"source": reading.source, "took_s": f"{reading.took_s:.1f}"})
+        for record in reading.records:
+            # values of a read that hung are of no known moment; what happened, happened
+            if not (was_overdue and isinstance(record, GpuSample)):
+                self.send(record)
+
+    def _wait_s(self, now_ms: int) -> float:
+        free = [schedule.due_ms for schedule in self._schedules.values() if schedule.held_since is None]
+        soon = self._publisher.catching_up or len(free) < len(self._schedules)
+        next_ms = min(free, default=now_ms + 1000)
+        return min(_CATCH_UP_S if soon else _BEAT_S, max(0.001, (next_ms - now_ms) / 1000))
+
+    def _report_drops(self, *, at_once: bool = False) -> None:
+        self._drops.update(self._publisher.drops())
+        if not self._drops or not (at_once or self._clock() - self._drops_told >= _DROPS_EVERY_S):
+            return
+        self._drops_told = self._clock()
+        for (topic, reason), count in self._drops.items():
+            text = f"{count} records of {topic} are lost: {reason}"
+            self._say("records_dropped", text, {"topic": topic, "reason": reason}, count=count)
+        self._drops.clear()
+
+    def _say(self, kind: str, text: str, details: Mapping[str, str] | None = None, *, count: int = 1) -> None:
+        now_ms = self._wall_ms()
+        self.send(
+            self._origin.event(
+                self._catalog,
+                kind,
+                source="agent",
+                event_ms=now_ms,
+                observed_ms=now_ms,
+                details=details,
+                raw=text,
+                count=count,
+            )
+        )
+
+
+def sources(settings: AgentSettings, origin: Origin, catalog: Catalog, nvml: Nvml | None = None) -> list[Schedule]:
+    """The sources of a node with their periods. `nvml` stands in for the real one."""
+    deadline_s = settings.deadline_ms / 1000
+    names = GpuMap()
+
+    def found(gpu: GpuIdentity) -> None:
+        if gpu.pci:
+            names.tell(gpu.pci, gpu.key(origin.node))
+
+    gpus = NvmlSource(
+        origin,
+        catalog,
+        nvml or Library(),
+        Roster(settings.state_dir / "gpus.json"),
+        interval_ms=settings.interval_ms,
+        found=found,
+    )
+    kernel = KernelLogSource(
+        settings.kernel_logs, origin=origin, catalog=catalog, state=settings.state_dir / "kernel_log.json", gpus=names
+    )
+    inventory = InventorySource(origin, settings, gpus.identities)
+    return [
+        Schedule(gpus, settings.interval_ms, deadline_s),
+        Schedule(kernel, settings.kernel_log_interval_ms, deadline_s, commits=True),
+        Schedule(inventory, _INVENTORY_LOOK_MS, deadline_s),
+    ]
+
+
+def run(
+    settings: AgentSettings,
+    *,
+    kafka: dict[str, Any],
+    stop: threading.Event,
+    beat: Callable[[], None],
+    nvml: Nvml | None = None,
+) -> None:
+    """Watch this node until `stop` is set; `beat` is called at least each second.
+
+    Raises `SpoolError` where `state_dir` cannot be used, `schemas.catalog.CatalogError` for a catalogue file that is
+    wrong. All else is reported and lived with.
+    """
+    catalog = load(settings.catalog)
+    origin = Origin(settings.site, settings.rack, settings.node, boot_id())
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpoolError(
+            f"the agent cannot keep its state in {settings.state_dir}: {error.strerror}; set agent.state_dir"
+        ) from error
+    spool = Spool(settings.state_dir / "spool", settings.publish.spool_mib * MIB, PRECIOUS_LAST)
+    sequences = Sequences(origin.boot_id, path=settings.state_dir / "sequence")
+    publisher = Publisher(kafka, settings.publish, spool=spool)
+    agent = Agent(origin, catalog, sources(settings, origin, catalog, nvml), publisher, sequences)
+    log.info("agent started", node=origin.node, rack=origin.rack, site=origin.site, spooled=len(spool))
+    try:
+        agent.start()
+        while not stop.is_set():
+            agent.step()
+            beat()
+        agent.stop(settings.publish.flush_s, beat)
+    finally:
+        sequences.close()
+        spool.close()
+
+
+def collect_once(settings: AgentSettings, *, nvml: Nvml | None = None, pause_s: float = 1.0) -> list[Record]:
+    """What NVML says of this node now, and its inventory; without Kafka, and nothing is kept.
+
+    Takes `pause_s`: a rate needs two readings, and the second is what is returned.
+    """
+    catalog = load(settings.catalog)
+    origin = Origin(settings.site, settings.rack, settings.node, boot_id())
+    gpus = NvmlSource(origin, catalog, nvml or Library(), Roster(), interval_ms=settings.interval_ms)
+    first = gpus.read(time.time_ns() // 1_000_000)
+    time.sleep(pause_s)
+    now_ms = time.time_ns() // 1_000_000
+    records = [record for record in first if not isinstance(record, GpuSample)]
+    records += [*gpus.read(now_ms), *InventorySource(origin, settings, gpus.identities).read(now_ms)]
+    return records

@@ -1,0 +1,232 @@
+"""The kernel log as a source of the agent: `/dev/kmsg` and log files, each line once over restarts and rotations."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from producers.kernel_log.decode import Decoder
+from producers.kernel_log.events import GpuMap, KernelEvent
+from producers.kernel_log.follow import FileFollower, FilePosition, KernelLogError, SourceLine, Start
+from producers.kernel_log.kmsg import KmsgReader
+from producers.kernel_log.record import SOURCE, hardware_event
+from producers.source import Origin
+from schemas.catalog import Catalog
+from schemas.ids import stable_id
+from schemas.records import HardwareEvent
+
+log = structlog.get_logger()
+
+_READ_BYTES = 4 << 20
+"""One read takes at most so much of one input, so that a backlog does not hold up the agent."""
+
+
+class KmsgPosition(msgspec.Struct, frozen=True):
+    """The last record that was read; the kernel's numbers begin anew with each boot."""
+
+    boot_id: str
+    sequence: int
+
+
+class Cursors(msgspec.Struct, frozen=True):
+    """How far every input was read."""
+
+    kmsg: dict[str, KmsgPosition] = {}
+    files: dict[str, FilePosition] = {}
+
+
+class _Input:
+    """One path with what reads it and what decodes it."""
+
+    def __init__(self, path: Path, gpus: GpuMap) -> None:
+        self.path = path
+        self.decoder = Decoder(gpus=gpus)
+        self.reader: FileFollower | KmsgReader | None = None
+        self.number = 0
+
+
+class KernelLogSource:
+    """What the kernel logs about the GPUs, as `HardwareEvent` records.
+
+    The cursors are kept in `state`. A batch counts as handed over when the next `read`, or `close`, comes: an agent
+    that dies in between reads it again, with the same event ids. `gpus` may be shared: tell it what NVML knows
+    (`GpuMap.tell`), and events carry the same GPU names as samples.
+    """
+
+    name = SOURCE
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        origin: Origin,
+        catalog: Catalog,
+        state: Path | None = None,
+        gpus: GpuMap | None = None,
+        start: Start = "end",
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        uptime_s: Callable[[], float] = time.monotonic,
+        read_kmsg: Callable[[int, int], bytes] = os.read,
+    ) -> None:
+        self._origin = origin
+        self._catalog = catalog
+        self._state = state
+        self._start: Start = start
+        self._clock_ms = clock_ms
+        self._uptime_s = uptime_s
+        self._read_kmsg = read_kmsg
+        gpus = GpuMap() if gpus is None else gpus
+        self._inputs = [_Input(path, gpus) for path in paths]
+        self._saved = self._load()
+        self._unsaved = False
+        self._path_now: Path | None = None
+
+    @property
+    def doing(self) -> str:
+        """What it is at now, for the report that it hangs there."""
+        return f"reading {self._path_now}" if self._path_now else "waiting for kernel messages"
+
+    def read(self, now_ms: int) -> list[HardwareEvent]:
+        """The events since the last read; `now_ms` gives syslog stamps their year. Does not block beyond the disk.
+
+        Raises `KernelLogError`, with the remedy, where an input cannot be read and no other had anything to say.
+        """
+        self.commit()
+        events: list[HardwareEvent] = []
+        errors: list[KernelLogError] = []
+        for each in self._inputs:
+            self._path_now = each.path
+            try:
+                events += self._read_input(each, now_ms)
+            except OSError as error:
+                errors.append(KernelLogError(_remedy(each.path, error)))
+            except KernelLogError as error:
+                errors.append(error)
+        self._path_now = None
+        if errors and not events:
+            raise errors[0] if len(errors) == 1 else KernelLogError("; ".join(map(str, errors)))
+        return events
+
+    def commit(self) -> None:
+        """Note on disk that everything given so far has been handed over.
+
+        A disk that takes no note stops nothing: the lines would come twice after a restart, with the same event ids.
+        """
+        now = self._cursors()
+        if self._state is None or now == self._saved:
+            return
+        temporary = self._state.with_name(f"{self._state.name}.new")
+        try:
+            self._state.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(msgspec.json.encode(now))
+            temporary.replace(self._state)
+        except OSError as error:
+            if not self._unsaved:
+                log.warning("the kernel log cursors cannot be kept", path=str(self._state), error=str(error))
+            self._unsaved = True
+            return
+        self._saved, self._unsaved = now, False
+
+    def close(self) -> None:
+        """Commit, and let go of files."""
+        self.commit()
+        for each in self._inputs:
+            if each.reader is not None:
+                each.reader.close()
+
+    def _read_input(self, each: _Input, now_ms: int) -> list[HardwareEvent]:
+        if each.reader is None:
+            each.reader = self._reader(each.path)
+        each.decoder.now_ms = now_ms
+        lines = each.reader.read(_READ_BYTES)
+        observed_ms = self._clock_ms()
+        if isinstance(each.reader, KmsgReader):
+            # The kernel stamps its records with the monotonic clock; in files such stamps may be of an earlier boot.
+            each.decoder.boot_ms = observed_ms - int(self._uptime_s() * 1000)
+        events: list[HardwareEvent] = []
+        for line in lines:
+            each.number += 1
+            found = list(each.decoder.feed(each.number, line.text))
+            if line.lost:
+                found.insert(0, _lost(each, line))
+            if not line.old:
+                events += self._records(each, line, found, observed_ms)
+        return events
+
+    def _records(
+        self, each: _Input, line: SourceLine, found: list[KernelEvent], observed_ms: int
+    ) -> list[HardwareEvent]:
+        """The id is of the line, wherever a rotation moved it: node, boot, cursor, and the text to tell generations."""
+        node, boot_id = self._origin.node, self._origin.boot_id
+        where = line.cursor if isinstance(each.reader, KmsgReader) else f"{line.cursor}:{line.text}"
+        return [
+            hardware_event(
+                event,
+                event_id=stable_id(node, boot_id, SOURCE, where, ordinal, event.kind),
+                origin=self._origin,
+                catalog=self._catalog,
+                observed_ms=observed_ms,
+            )
+            for ordinal, event in enumerate(found)
+        ]
+
+    def _reader(self, path: Path) -> FileFollower | KmsgReader:
+        if not stat.S_ISCHR(path.stat().st_mode):
+            return FileFollower(path, self._saved.files.get(str(path)), self._start)
+        saved = self._saved.kmsg.get(str(path))
+        if saved is None:
+            return KmsgReader(path, None, self._start, self._read_kmsg)
+        if saved.boot_id == self._origin.boot_id:
+            return KmsgReader(path, saved.sequence, self._start, self._read_kmsg)
+        return KmsgReader(path, None, "beginning", self._read_kmsg)  # all of a boot that began unwatched is news
+
+    def _cursors(self) -> Cursors:
+        kmsg, files = dict(self._saved.kmsg), dict(self._saved.files)
+        for each in self._inputs:
+            reader, name = each.reader, str(each.path)
+            if isinstance(reader, KmsgReader) and reader.sequence is not None:
+                kmsg[name] = KmsgPosition(self._origin.boot_id, reader.sequence)
+            elif isinstance(reader, FileFollower) and (position := reader.position()):
+                files[name] = position
+        return Cursors(kmsg, files)
+
+    def _load(self) -> Cursors:
+        """The cursors of the run before. A damaged file is as good as none, but then nothing may be skipped."""
+        if self._state is None:
+            return Cursors()
+        try:
+            return msgspec.json.decode(self._state.read_bytes(), type=Cursors)
+        except FileNotFoundError:
+            return Cursors()
+        except (msgspec.DecodeError, OSError) as error:
+            log.warning("the kernel log cursors cannot be read, starting over", path=str(self._state), error=str(error))
+            self._start = "beginning"
+            return Cursors()
+
+
+def _lost(each: _Input, line: SourceLine) -> KernelEvent:
+    text = f"{line.lost} kernel messages were overwritten before they were read"
+    return KernelEvent(
+        line=each.number,
+        kind="kernel_log_lost",
+        details={"lines": str(line.lost), "path": str(each.path)},
+        raw=text,
+    )
+
+
+def _remedy(path: Path, error: OSError) -> str:
+    what = f"reading the kernel log {path}: {(error.strerror or str(error)).lower()}"
+    if isinstance(error, PermissionError):
+        return (
+            f"{what}; kernel messages need root or CAP_SYSLOG (systemd: AmbientCapabilities=CAP_SYSLOG), or name a log "
+            "file that this user may read in agent.kernel_logs"
+        )
+    if isinstance(error, FileNotFoundError):
+        return f"{what}; correct agent.kernel_logs, or create the file"
+    return what

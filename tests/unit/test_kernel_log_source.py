@@ -1,0 +1,386 @@
+"""The kernel log as a source: each line once, over restarts, rotations, truncations and overwritten buffers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from producers.kernel_log import KernelLogError, KernelLogSource, events_of_file
+from producers.kernel_log.follow import FileFollower
+from producers.source import Origin
+from schemas.catalog import load
+from schemas.codec import SingleObjectCodec
+from schemas.records import HardwareEvent
+
+CATALOG = load()
+ORIGIN = Origin(site="s", rack="r", node="n", boot_id="boot-1")
+NOW_MS = 1_731_700_000_000
+CAPTURE = Path(__file__).parents[2] / ".." / "shared" / "data" / "kernel_log" / "gpud_dmesg-with-xid-119.log"
+
+
+def xid(number: int) -> str:
+    """A line that can be told from all others."""
+    return f"2024-11-15T12:02:03,{number:06d}+00:00 NVRM: Xid (PCI:0000:19:00): 94, pid={number}\n"
+
+
+def pids(events: list[HardwareEvent]) -> list[int]:
+    return [int(event.details["pid"]) for event in events]
+
+
+@pytest.fixture
+def kern_log(tmp_path: Path) -> Path:
+    path = tmp_path / "kern.log"
+    path.write_text("")
+    return path
+
+
+Start = Callable[..., KernelLogSource]
+
+
+@pytest.fixture
+def start(tmp_path: Path, kern_log: Path) -> Iterator[Start]:
+    """A source as an agent starts it; started again, it finds the cursors of the one before."""
+    started: list[KernelLogSource] = []
+
+    def begin(**options: object) -> KernelLogSource:
+        settings: dict[str, object] = {
+            "paths": [kern_log], "origin": ORIGIN, "catalog": CATALOG, "state": tmp_path / "state" / "cursors.json",
+            "clock_ms": lambda: NOW_MS,
+        } | options  # fmt: skip
+        source = KernelLogSource(settings.pop("paths"), **settings)  # type: ignore[arg-type]
+        started.append(source)
+        return source
+
+    yield begin
+    for source in started:
+        source.close()
+
+
+def append(path: Path, *numbers: int) -> None:
+    with path.open("a") as file:
+        file.writelines(map(xid, numbers))
+
+
+def test_a_line_becomes_a_record_that_travels(start: Start, kern_log: Path) -> None:
+    source = start()
+    assert source.read(NOW_MS) == []
+    append(kern_log, 7)
+    (event,) = source.read(NOW_MS)
+    assert (event.site, event.rack, event.node, event.boot_id) == ("s", "r", "n", "boot-1")
+    assert (event.source, event.kind, event.code, event.pci) == ("kernel_log", "xid", 94, "0000:19:00")
+    assert (event.severity, event.action) == ("warning", "restart_app")
+    assert (event.event_ms, event.observed_ms) == (1_731_672_123_000, NOW_MS)
+    codec = SingleObjectCodec()
+    assert codec.decode(codec.encode(event), HardwareEvent) == event
+
+
+def test_what_was_there_before_is_read_only_when_asked_for(start: Start, kern_log: Path, tmp_path: Path) -> None:
+    append(kern_log, 1)
+    assert start(state=tmp_path / "a").read(NOW_MS) == []
+    assert pids(start(state=tmp_path / "b", start="beginning").read(NOW_MS)) == [1]
+
+
+def test_a_line_waits_for_its_end(start: Start, kern_log: Path) -> None:
+    source = start()
+    source.read(NOW_MS)
+    whole = xid(1)
+    with kern_log.open("a") as file:
+        file.write(whole[:40])
+    assert source.read(NOW_MS) == []
+    with kern_log.open("a") as file:
+        file.write(whole[40:])
+    assert pids(source.read(NOW_MS)) == [1]
+
+
+def test_a_restart_neither_loses_nor_repeats_a_line(start: Start, kern_log: Path) -> None:
+    first = start()
+    first.read(NOW_MS)
+    append(kern_log, 1, 2)
+    assert pids(first.read(NOW_MS)) == [1, 2]
+    first.close()
+    append(kern_log, 3)
+    second = start()
+    assert pids(second.read(NOW_MS)) == [3]
+    assert second.read(NOW_MS) == []
+
+
+def test_a_batch_that_was_not_handed_over_comes_again_with_the_same_ids(start: Start, kern_log: Path) -> None:
+    killed = start()
+    killed.read(NOW_MS)
+    append(kern_log, 1)
+    killed.read(NOW_MS)
+    append(kern_log, 2, 2)
+    lost = killed.read(NOW_MS)  # and no read after it: the agent dies
+    again = start().read(NOW_MS)
+    assert pids(again) == [2, 2]
+    assert [event.event_id for event in again] == [event.event_id for event in lost]
+    assert len({event.event_id for event in again}) == 2
+
+
+def test_a_rotated_log_is_read_to_its_end_and_the_new_one_from_its_beginning(start: Start, kern_log: Path) -> None:
+    source = start()
+    source.read(NOW_MS)
+    append(kern_log, 1)
+    source.read(NOW_MS)
+    append(kern_log, 2)
+    kern_log.rename(kern_log.with_name("kern.log.1"))
+    assert pids(source.read(NOW_MS)) == [2]
+    append(kern_log.with_name("kern.log.1"), 3)  # the logger has not been told yet
+    append(kern_log, 4)
+    assert pids(source.read(NOW_MS)) == [3, 4]
+    append(kern_log, 5)
+    assert pids(source.read(NOW_MS)) == [5]
+
+
+def test_a_log_that_was_rotated_while_nobody_looked_is_followed(start: Start, kern_log: Path) -> None:
+    first = start()
+    first.read(NOW_MS)
+    append(kern_log, 1)
+    first.read(NOW_MS)
+    first.close()
+    append(kern_log, 2)
+    kern_log.rename(kern_log.with_name("kern.log.1"))
+    append(kern_log, 3)
+    assert pids(start().read(NOW_MS)) == [2, 3]
+
+
+def test_a_log_that_is_copied_and_truncated_loses_nothing(start: Start, kern_log: Path) -> None:
+    source = start()
+    source.read(NOW_MS)
+    append(kern_log, 1)
+    source.read(NOW_MS)
+    append(kern_log, 2)
+    kern_log.with_name("kern.log.1").write_bytes(kern_log.read_bytes())
+    kern_log.write_text("")
+    append(kern_log, 3)
+    assert pids(source.read(NOW_MS)) == [2, 3]
+
+
+def test_a_truncation_is_noticed_though_the_log_has_grown_beyond_it(start: Start, kern_log: Path) -> None:
+    source = start()
+    source.read(NOW_MS)
+    append(kern_log, 1)
+    assert pids(source.read(NOW_MS)) == [1]
+    kern_log.write_text("")
+    append(kern_log, 2, 3, 4)
+    assert pids(source.read(NOW_MS)) == [2, 3, 4]
+
+
+def test_a_limit_cuts_between_lines_and_the_rest_comes_later(kern_log: Path) -> None:
+    append(kern_log, *range(30_000))
+    follower = FileFollower(kern_log, None, "beginning")
+    texts: list[str] = []
+    while lines := follower.read(1 << 20):
+        assert len(lines) < 30_000
+        texts += [line.text for line in lines]
+    follower.close()
+    assert texts == [xid(number).rstrip("\n") for number in range(30_000)]
+
+
+def test_a_line_longer_than_any_memory_should_be_does_not_stop_its_neighbours(start: Start, kern_log: Path) -> None:
+    with kern_log.open("a") as file:
+        file.write(xid(1) + "x" * 3_000_000 + "\n" + xid(2))
+    assert pids(start(start="beginning").read(NOW_MS)) == [1, 2]
+
+
+def test_each_input_has_its_own_cursor_and_all_share_what_is_known_of_gpus(start: Start, tmp_path: Path) -> None:
+    other = tmp_path / "other.log"
+    other.write_text("")
+    source = start(paths=[tmp_path / "kern.log", other])
+    source.read(NOW_MS)
+    append(other, 1)
+    (tmp_path / "kern.log").write_text("NVRM: GPU 0000:19:00.0: GPU serial number is 1653723052734.\n")
+    found = source.read(NOW_MS)
+    assert [(event.kind, event.gpu) for event in found] == [("gpu_serial", "1653723052734"), ("xid", "1653723052734")]
+
+
+def test_a_log_that_is_missing_is_named_and_read_once_it_is_there(start: Start, tmp_path: Path, kern_log: Path) -> None:
+    missing = tmp_path / "missing.log"
+    source = start(paths=[missing, kern_log], start="beginning")
+    with pytest.raises(KernelLogError, match=r"missing.log: no such file or directory; correct agent.kernel_logs"):
+        source.read(NOW_MS)
+    append(kern_log, 1)
+    assert pids(source.read(NOW_MS)) == [1]
+    append(missing, 2)
+    assert pids(source.read(NOW_MS)) == [2]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_log_that_may_not_be_read_names_the_remedy(start: Start, kern_log: Path) -> None:
+    kern_log.chmod(0)
+    with pytest.raises(KernelLogError, match="CAP_SYSLOG"):
+        start().read(NOW_MS)
+
+
+def test_a_kernel_that_refuses_names_the_remedy(start: Start) -> None:
+    def refuse(_descriptor: int, _size: int) -> bytes:
+        raise PermissionError(1, "Operation not permitted")
+
+    with pytest.raises(KernelLogError, match=r"/dev/null: operation not permitted; .* CAP_SYSLOG .* agent.kernel_logs"):
+        start(paths=[Path("/dev/null")], read_kmsg=refuse).read(NOW_MS)
+
+
+def test_a_directory_is_no_log(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(KernelLogError, match="it is not a file"):
+        start(paths=[tmp_path]).read(NOW_MS)
+
+
+def test_cursors_that_cannot_be_kept_stop_nothing(start: Start, kern_log: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    source = start(state=tmp_path / "file" / "below")
+    source.read(NOW_MS)
+    append(kern_log, 1)
+    assert pids(source.read(NOW_MS)) == [1]
+    append(kern_log, 2)
+    assert pids(source.read(NOW_MS)) == [2]
+
+
+def test_damaged_cursors_lead_to_repeats_not_to_losses(start: Start, kern_log: Path, tmp_path: Path) -> None:
+    append(kern_log, 1)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "cursors.json").write_text("{")
+    assert pids(start().read(NOW_MS)) == [1]
+
+
+class Kmsg:
+    """The kernel's ring buffer, one record per read; `gap` overwrites what was not read."""
+
+    def __init__(self, first: int = 100) -> None:
+        self.number = first
+        self.records: list[bytes | OSError] = []
+
+    def log(self, *numbers: int) -> None:
+        for number in numbers:
+            text = f"3,{self.number},5000000,-;NVRM: Xid (PCI:0000:19:00): 94, pid={number}\n SUBSYSTEM=pci\n"
+            self.records.append(text.encode())
+            self.number += 1
+
+    def gap(self, size: int) -> None:
+        self.records.append(BrokenPipeError(32, "Broken pipe"))
+        self.number += size
+
+    def opened(self) -> Callable[[int, int], bytes]:
+        """A new reader begins at the oldest record."""
+        place = iter(range(1_000_000))
+        at = next(place)
+
+        def read(_descriptor: int, _size: int) -> bytes:
+            nonlocal at
+            if at >= len(self.records):
+                raise BlockingIOError
+            record = self.records[at]
+            at = next(place)
+            if isinstance(record, OSError):
+                raise record
+            return record
+
+        return read
+
+
+def kmsg_source(begin: Start, kmsg: Kmsg, **options: object) -> KernelLogSource:
+    return begin(paths=[Path("/dev/null")], read_kmsg=kmsg.opened(), uptime_s=lambda: 10.0, **options)
+
+
+def test_kernel_records_are_read_and_their_stamp_counts_from_the_boot(start: Start) -> None:
+    kmsg = Kmsg()
+    source = kmsg_source(start, kmsg)
+    source.read(NOW_MS)
+    kmsg.log(1, 2)
+    events = source.read(NOW_MS)
+    assert pids(events) == [1, 2]
+    assert {event.event_ms for event in events} == {NOW_MS - 10_000 + 5_000}
+    assert "SUBSYSTEM" not in events[0].raw
+
+
+def test_the_kernels_buffer_is_old_news_at_the_first_start_unless_asked_for(start: Start, tmp_path: Path) -> None:
+    kmsg = Kmsg()
+    kmsg.log(1)
+    first = kmsg_source(start, kmsg, state=tmp_path / "a")
+    assert first.read(NOW_MS) == []
+    kmsg.log(2)
+    assert pids(first.read(NOW_MS)) == [2]
+    assert pids(kmsg_source(start, kmsg, state=tmp_path / "b", start="beginning").read(NOW_MS)) == [1, 2]
+
+
+def test_the_kernels_buffer_goes_on_after_a_restart(start: Start) -> None:
+    kmsg = Kmsg()
+    first = kmsg_source(start, kmsg)
+    first.read(NOW_MS)
+    kmsg.log(1)
+    first.read(NOW_MS)
+    first.close()
+    kmsg.log(2)
+    assert pids(kmsg_source(start, kmsg).read(NOW_MS)) == [2]
+
+
+def test_another_boot_is_read_from_its_beginning(start: Start) -> None:
+    before = Kmsg(first=5000)
+    source = kmsg_source(start, before)
+    before.log(1)
+    source.read(NOW_MS)
+    source.close()
+    after = Kmsg(first=0)
+    after.log(1, 2)
+    origin = Origin(site="s", rack="r", node="n", boot_id="boot-2")
+    assert pids(kmsg_source(start, after, origin=origin).read(NOW_MS)) == [1, 2]
+
+
+def test_overwritten_records_are_an_event(start: Start) -> None:
+    kmsg = Kmsg()
+    source = kmsg_source(start, kmsg, start="beginning")
+    kmsg.log(1)
+    kmsg.gap(41)
+    kmsg.log(2)
+    one, lost, two = source.read(NOW_MS)
+    assert pids([one, two]) == [1, 2]
+    assert (lost.kind, lost.severity, lost.details["lines"]) == ("kernel_log_lost", "warning", "41")
+
+
+def test_the_same_kernel_record_has_the_same_id_and_another_boot_another(start: Start, tmp_path: Path) -> None:
+    kmsg = Kmsg()
+    kmsg.log(1, 1)
+    once = kmsg_source(start, kmsg, state=tmp_path / "a", start="beginning").read(NOW_MS)
+    twice = kmsg_source(start, kmsg, state=tmp_path / "b", start="beginning").read(NOW_MS + 5)
+    other = Origin(site="s", rack="r", node="n", boot_id="boot-2")
+    third = kmsg_source(start, kmsg, state=tmp_path / "c", start="beginning", origin=other).read(NOW_MS)
+    ids = [event.event_id for event in once]
+    assert ids == [event.event_id for event in twice]
+    assert len({*ids, *(event.event_id for event in third)}) == 4
+
+
+def test_the_real_kernel_buffer_can_be_read(start: Start) -> None:
+    path = Path("/dev/kmsg")
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        pytest.skip(f"/dev/kmsg cannot be read here: {error.strerror}")
+    source = start(paths=[path], start="beginning")
+    source.read(NOW_MS)
+    assert source.read(NOW_MS) == []
+
+
+def test_a_replayed_log_has_the_same_ids_each_time_and_others_on_another_node() -> None:
+    if not CAPTURE.exists():
+        pytest.skip("the real kernel log is not here")
+
+    def replay(node: str, now_ms: int) -> list[HardwareEvent]:
+        return list(events_of_file(CAPTURE, site="s", rack="r", node=node, now_ms=now_ms))
+
+    first, again, elsewhere = replay("a", NOW_MS), replay("a", NOW_MS + 99), replay("b", NOW_MS)
+    assert [event.code for event in first if event.kind == "xid"] == [119] * 5
+    ids = {event.event_id for event in first}
+    assert len(ids) == len(first) == 8
+    assert [event.event_id for event in again] == [event.event_id for event in first]
+    assert not ids & {event.event_id for event in elsewhere}
+    assert [event.sequence for event in first] == list(range(8))
+    assert {event.severity for event in first if event.kind == "xid"} == {"critical"}
+
+
+def test_an_event_is_never_later_than_it_was_seen(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("NVRM: Xid (PCI:0000:19:00): 94\n[Fri Nov 15 12:02:03 2999] NVRM: Xid (PCI:0000:19:00): 94\n")
+    found = events_of_file(path, site="s", rack="r", node="n", now_ms=NOW_MS)
+    assert [event.event_ms for event in found] == [NOW_MS, NOW_MS]
