@@ -267,7 +267,8 @@ class Spool:
         """Drop the oldest segment of the least precious lane, up to the lane of `topic` itself."""
         for name, lane in self._lanes.items():
             if lane:
-                self._drop(name, lane[0].waiting)
+                # what is under way may still arrive; better counted for nothing than lost in silence
+                self._drop(name, lane[0].records - lane[0].settled)
                 self._forget(name, lane[0])
                 return True
             if name == topic:

@@ -30,6 +30,7 @@ from sinks.batches import Cutter, Intent, Limits
 from sinks.clickhouse.insert import Client
 from sinks.clickhouse.migrate import migrate
 from sinks.clickhouse.tables import ROUTES, Route
+from sinks.commits import Commits
 from sinks.dead_letters import DeadLetters
 from sinks.outage import Outage
 from sinks.partition import Hands, PartitionLoader, may_pass
@@ -38,6 +39,8 @@ from sinks.settings import LoaderSettings
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.1
+# commits are made between polls, so while batches are under way polls are short
+_BUSY_POLL_SECONDS = 0.01
 _POLL_RECORDS = 2_000
 _LAG_SECONDS = 2.0
 _DRAIN_SECONDS = 20.0
@@ -146,9 +149,14 @@ class _Loader:
         self._said: set[str] = set()
         self._topic_ids: dict[str, str] = {}
         self._admin = AdminClient(kafka)
-        self._consumer = Consumer(kafka | _CONSUMER | {"group.id": settings.group, "error_cb": self._trouble})
+        self._commits = Commits()
+        self._consumer = Consumer(
+            kafka
+            | _CONSUMER
+            | {"group.id": settings.group, "error_cb": self._trouble, "on_commit": self._commits.answered}
+        )
         self._hands = Hands(
-            consumer=self._consumer,
+            commits=self._commits,
             connect=connect,
             codec=codec,
             letters=letters,
@@ -167,8 +175,7 @@ class _Loader:
         try:
             while not self._stop.is_set():
                 beat()
-                for message in self._consumer.consume(_POLL_RECORDS, _POLL_SECONDS):
-                    self._take(message)
+                self._poll()
                 self._cut_due()
                 self._pause_and_resume()
                 self._raise_failures()
@@ -176,15 +183,23 @@ class _Loader:
                     self._measure_lag()
                     lag_due = time.monotonic() + _LAG_SECONDS
         finally:
-            # all at once, so that a stop takes as long as the slowest insert and not as long as all
-            threads = [
-                threading.Thread(target=lane.loader.drain, args=(_DRAIN_SECONDS,)) for lane in self._lanes.values()
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            self._drain()
             self._consumer.close()
+
+    def _poll(self) -> None:
+        busy = any(lane.loader.working for lane in self._lanes.values())
+        for message in self._consumer.consume(_POLL_RECORDS, _BUSY_POLL_SECONDS if busy else _POLL_SECONDS):
+            self._take(message)
+        self._commits.make(self._consumer)
+
+    def _drain(self) -> None:
+        """Let what is being written end and be committed; what waits is dropped and read again after the next start."""
+        for lane in self._lanes.values():
+            lane.loader.finish()
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while any(lane.loader.alive for lane in self._lanes.values()) and time.monotonic() < deadline:
+            self._commits.make(self._consumer)
+            self._consumer.poll(_BUSY_POLL_SECONDS)
 
     def _take(self, message: Message) -> None:
         if (error := message.error()) is not None:

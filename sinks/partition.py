@@ -19,7 +19,7 @@ import cramjam
 import structlog
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
 from clickhouse_connect.driver.exceptions import ProgrammingError
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -37,13 +37,13 @@ from sinks.batches import Batch, Entry
 from sinks.clickhouse import reconcile
 from sinks.clickhouse.insert import Client, Insert, RejectedError, write
 from sinks.clickhouse.tables import Once, Route
+from sinks.commits import Commits, PartitionGoneError
 from sinks.dead_letters import READER, DeadLetters
 from sinks.outage import Outage
 
 log = structlog.get_logger()
 
 _READY_BATCHES = 2
-_COMMIT_PAUSE_SECONDS = 0.2
 
 
 class _OverError(Exception):
@@ -54,7 +54,7 @@ class _OverError(Exception):
 class Hands:
     """What the partitions of one loader share. All of it may be used by many threads at once."""
 
-    consumer: Consumer
+    commits: Commits
     connect: Callable[[], Client]
     codec: Codec
     letters: DeadLetters
@@ -87,8 +87,8 @@ class PartitionLoader:
         self._batches: deque[tuple[Batch, int]] = deque()
         self._news = threading.Condition()
         self._over = threading.Event()
-        self._committing = threading.Lock()
         self._client: Client | None = None
+        self._busy = False
         self._compress = _COMPRESSORS[hands.compression]
         self._retrying = Retrying(
             retry=retry_if_exception(may_pass),
@@ -97,6 +97,7 @@ class PartitionLoader:
             sleep=sleep_using_event(self._over),
             reraise=True,
         )
+        hands.commits.ours(route.topic, partition)
         self._thread = threading.Thread(target=self._run, name=f"load {route.topic}/{partition}", daemon=True)
         self._thread.start()
 
@@ -116,24 +117,29 @@ class PartitionLoader:
             self._batches.append((batch, newest_ms))
             self._news.notify()
 
+    @property
+    def working(self) -> bool:
+        """Whether a batch is being written, or waits to be."""
+        return self._busy or bool(self._batches)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
     def give_up(self) -> None:
-        """The partition is no longer ours: commit nothing from now on. Waits for a commit that is under way."""
-        # where the broker does not answer, a commit may take long; the group's generation fences it then
-        taken = self._committing.acquire(timeout=5)
+        """The partition is no longer ours: nothing is committed from now on. Does not block."""
+        self._hands.commits.gone(self.route.topic, self.partition)
         self._over.set()
-        if taken:
-            self._committing.release()
         with self._news:
             self._news.notify()
 
-    def drain(self, seconds: float) -> None:
-        """Let the batch that is being written end, drop those that wait, and end."""
+    def finish(self) -> None:
+        """Drop the batches that wait and end after the one that is being written. Does not block."""
         with self._news:
             self._batches.clear()
             self._batches.append(_END)
             self._news.notify()
-        self._thread.join(seconds)
-        self.give_up()
 
     def _run(self) -> None:
         try:
@@ -146,12 +152,15 @@ class PartitionLoader:
                     if item is _END:
                         return
                     self._batches.popleft()
+                    self._busy = True
                 self._load(*item)
-        except _OverError:
+                self._busy = False
+        except (_OverError, PartitionGoneError):
             return
         except BaseException as error:  # noqa: BLE001 - the owner ends the process with it
             self.failure = error
         finally:
+            self._busy = False
             self._hands.outage.over(self)
             if self._client is not None:
                 self._client.close()
@@ -305,28 +314,7 @@ class PartitionLoader:
         return self._client
 
     def _commit(self, offset: int, metadata: str) -> None:
-        """Commit until the broker has it, or the partition is no longer ours."""
-        position = TopicPartition(self.route.topic, self.partition, offset, metadata)
-        said = False
-        while True:
-            with self._committing:
-                self._check()
-                try:
-                    answer = self._hands.consumer.commit(offsets=[position], asynchronous=False)
-                    error = answer[0].error if answer else None
-                except KafkaException as raised:
-                    error = raised.args[0]
-            if error is None:
-                return
-            if not said:
-                log.warning(
-                    "Kafka did not take a commit: trying again",
-                    topic=self.route.topic,
-                    partition=self.partition,
-                    error=error.str(),
-                )
-                said = True
-            self._over.wait(_COMMIT_PAUSE_SECONDS)
+        self._hands.commits.commit(TopicPartition(self.route.topic, self.partition, offset, metadata))
 
     def _check(self) -> None:
         if self._over.is_set():

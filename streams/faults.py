@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from schemas.catalog import ACTIONS, SEVERITIES, Catalog, ClearsOn, Entry
+from schemas.catalog.causes import Causes
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly, Evidence, Fault, HardwareEvent
 from streams.topology import Topology
@@ -88,8 +89,9 @@ class FaultBook:
     holds. `changes` gives what has to be kept to go on after a restart, `restore` takes it back.
     """
 
-    def __init__(self, catalog: Catalog, topology: Topology) -> None:
+    def __init__(self, catalog: Catalog, table: Causes, topology: Topology) -> None:
         self._catalog = catalog
+        self._leading = table.leading_codes()
         self._topology = topology
         self._open: dict[str, OpenFault] = {}
         self._ended: dict[str, OpenFault] = {}
@@ -229,7 +231,7 @@ class FaultBook:
                 del self._ended[key]
         before = found.fault
         found.take(source)
-        found.fault = _with(before, seed)
+        found.fault = _with(before, seed, self._leading.get(seed.fault_class, frozenset()))
         found.remembered = [*found.remembered[1 - _REMEMBERED :], evidence.id]
         found.arrived_ms = max(found.arrived_ms, arrived_ms)
         found.boot_id = boot_id or found.boot_id
@@ -319,12 +321,15 @@ def _is_older(at_ms: int, found: OpenFault) -> bool:
     return at_ms < found.fault.first_ms
 
 
-def _with(fault: Fault, news: Fault) -> Fault:
-    """A fault with one more piece of evidence; the most severe evidence decides code, action and reason."""
+def _with(fault: Fault, news: Fault, leading: frozenset[int]) -> Fault:
+    """A fault with one more piece of evidence; the most severe evidence decides code, action and reason.
+
+    Between equals one of the `leading` codes decides, whichever came first: it tells a cause from an echo.
+    """
     evidence = sorted([*fault.evidence, *news.evidence], key=lambda one: one.at_ms)
     if len(evidence) > _FIRST_EVIDENCE + _LAST_EVIDENCE:
         evidence = evidence[:_FIRST_EVIDENCE] + evidence[-_LAST_EVIDENCE:]
-    decides = news if fault.count == 0 or _weight(news) > _weight(fault) else fault
+    decides = news if fault.count == 0 or _weight(news, leading) > _weight(fault, leading) else fault
     return replace(
         fault,
         code=decides.code,
@@ -341,8 +346,8 @@ def _with(fault: Fault, news: Fault) -> Fault:
     )
 
 
-def _weight(fault: Fault) -> tuple[int, int]:
-    return SEVERITIES.index(fault.severity), ACTIONS.index(fault.action)
+def _weight(fault: Fault, leading: frozenset[int]) -> tuple[int, int, bool]:
+    return SEVERITIES.index(fault.severity), ACTIONS.index(fault.action), fault.code in leading
 
 
 def _text(event: HardwareEvent, entry: Entry) -> str:

@@ -179,6 +179,7 @@ class FaultPartition:
         self,
         settings: StreamsSettings,
         catalog: Catalog,
+        table: Causes,
         topology: Topology,
         codec: SingleObjectCodec,
         memory: Mapping[str, bytes],
@@ -187,7 +188,7 @@ class FaultPartition:
     ) -> None:
         """`ends` are the offsets behind the last record of each topic, as in `SamplePartition`."""
         self._codec = codec
-        self._book = FaultBook(catalog, topology)
+        self._book = FaultBook(catalog, table, topology)
         self._clocks = {EVENTS: QuietClock(settings.idle_ms), ANOMALIES: QuietClock(settings.idle_ms)}
         self._idle_ms = settings.idle_ms
         self._born_ms = now_ms

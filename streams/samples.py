@@ -28,9 +28,11 @@ THROTTLE = "throttle_reasons"
 UNKNOWN_BITS = -1
 _SENTINEL = "\x00end of block"
 
-# Categories turn strings into small integers that stay the same for the life of the process.
-_GPUS = pl.Categories("fleetpulse.gpus")
-_NODES = pl.Categories("fleetpulse.nodes")
+# Categories turn strings into small integers. Polars numbers them anew when the last series that uses them is gone, so
+# one of each is held: the numbers stay the same for the life of the process.
+_GPUS = pl.Categorical(pl.Categories("fleetpulse.gpus"))
+_NODES = pl.Categorical(pl.Categories("fleetpulse.nodes"))
+_HELD = (pl.Series([""]).cast(_GPUS), pl.Series([""]).cast(_NODES))
 
 
 class Message(Protocol):
@@ -203,7 +205,7 @@ class SampleDecoder:
             self.codec.decode_body(Framed(schema, body), "GpuSample")
         except CodecError as error:
             return error
-        return CodecError("not_avro", "a number in the GpuSample does not fit its type")
+        return CodecError("not_avro", "the GpuSample does not decode in a block")
 
     def _implausible(self, frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
         """Row numbers of records that decode but cannot be true, each with its reason and a sentence."""
@@ -301,12 +303,12 @@ def _columns(frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColumn
     throttle = _flatten(full, THROTTLE, total)
     codes: Any = np.empty(0, np.uint32)
     if total:
-        codes = full["gpus"].explode().cast(pl.Categorical(_GPUS)).to_physical().to_numpy()
+        codes = full["gpus"].explode().cast(_GPUS).to_physical().to_numpy()
     return SampleColumns(
         tick_ms=frame["tick_ms"].to_numpy(),
         arrived_ms=arrived_ms,
         interval_ms=frame["interval_ms"].to_numpy(),
-        node_code=frame["node"].cast(pl.Categorical(_NODES)).to_physical().to_numpy(),
+        node_code=frame["node"].cast(_NODES).to_physical().to_numpy(),
         gpu_count=counts,
         gpu_code=codes,
         values=values,

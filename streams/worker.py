@@ -211,7 +211,7 @@ class Worker:
         if partition not in self._faults:
             memory, ends = await asyncio.to_thread(self._memory, partition, EVENTS, ANOMALIES)
             self._faults[partition] = FaultPartition(
-                self._settings, self._catalog, self._topology, self._codec, memory, ends, _now_ms()
+                self._settings, self._catalog, causes(), self._topology, self._codec, memory, ends, _now_ms()
             )
         return self._faults[partition]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from schemas.codec import SingleObjectCodec
@@ -193,4 +194,4 @@ def in_inventory(component: str, *, rack: str = "r1", site: str = "hall-a", **fi
 def runs(messages: Sequence[Message], cuts: Iterable[int] = ()) -> list[list[Message]]:
     """A log in runs, cut before the given places; without any, it is one run."""
     edges = sorted({0, len(messages), *(cut % (len(messages) + 1) for cut in cuts)})
-    return [list(messages[first:end]) for first, end in zip(edges, edges[1:], strict=False)]
+    return [list(messages[first:end]) for first, end in pairwise(edges)]

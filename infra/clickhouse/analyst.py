@@ -85,6 +85,8 @@ class Policy:
         name = str(node.get("func_name") or node.get("name") or "").lower()
         if kind == "QueryParameter":
             name = params.get(str(node.get("name")), "").lower() if node.get("param_type") == "Identifier" else ""
+        if kind == "SetQuery":
+            raise _refused("Cannot modify settings in readonly mode.")
         if kind == "Function" and key == "table_function" and name not in self.table_functions:
             raise _refused(f"The table function {node.get('name')} is not allowed.")
         if why := self.refused.get(name):
@@ -93,7 +95,7 @@ class Policy:
                 + (f" (A column of this name can be reached with its table's: t.{name}.)" if kind != "Function" else "")
             )
         if why := self.tables.get(name.rpartition(".")[2]):
-            raise _refused(f"The table {name} is not allowed: it would {why}.")
+            raise _refused(f"The table {name} is not allowed: it {why}.")
 
     def _check_plain(self, handle: Handle, statement: bytes) -> None:
         lines = handle.query(b"EXPLAIN AST " + statement, "TSVRaw").body.decode("utf-8", "replace").splitlines()
@@ -103,6 +105,8 @@ class Policy:
             raise _refused(f"Statements of the kind {kinds[:1]} are not allowed.")
         if odd := set(kinds[1:]) - {"TableExpression", "TableIdentifier", "Identifier"}:
             raise _refused(f"Only tables and databases may be named here, found: {', '.join(sorted(odd))}.")
+        if any("/" in line for line in lines):  # EXISTS TABLE `/etc/passwd` says whether there is such a file
+            raise _refused("A path is not a table's name.")
 
 
 def _names(handle: Handle, table: str) -> frozenset[str]:

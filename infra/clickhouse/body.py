@@ -59,7 +59,7 @@ async def pieces(request: web.Request, size: int) -> AsyncIterator[bytes]:
 
 
 def joined(head: bytes, first: bytes) -> tuple[bytes, Insert | None, bytes]:
-    """The statement, whether it is an INSERT with data, and the data so far; `head` comes from the URL, `first` after it.
+    """The statement, whether it is an INSERT with data, and the data so far; `head` is from the URL, `first` the body.
 
     As on a ClickHouse server both together are the statement; where the URL holds an INSERT up to its FORMAT, the body
     is data, untouched.

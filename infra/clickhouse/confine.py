@@ -57,6 +57,9 @@ SYSTEM_PATHS: Final = (
     "/usr/lib64",
     "/etc/ld.so.cache",
     "/etc/localtime",
+    "/etc/hosts",  # with the next two "localhost" is found, the default host of a dictionary over a table
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
     "/usr/share/zoneinfo",
     "/proc/cpuinfo",
     "/proc/meminfo",

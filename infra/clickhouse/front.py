@@ -37,8 +37,13 @@ class Request:
     http: web.Request
     user: Login
     query: Query
-    query_id: str
     headers: dict[str, str]  # of the answer, so far
+    taken: contextlib.AsyncExitStack  # what the statement holds: its name, session, handle
+
+    @property
+    def query_id(self) -> str:
+        """The client's name for the statement, or one of ours."""
+        return self.headers["X-ClickHouse-Query-Id"]
 
     @property
     def encoding(self) -> str | None:
@@ -132,10 +137,9 @@ class Front:
             query = protocol.query_of(keys, http.headers)
             if query.query_id:
                 headers = self._headers(query.query_id)
-            query_id = headers["X-ClickHouse-Query-Id"]
-            with self._registered(query_id):
-                head = keys.get("query", "").encode("utf-8", "surrogateescape")
-                return await self._answer(Request(http, user, query, query_id, headers), head)
+            head = keys.get("query", "").encode("utf-8", "surrogateescape")
+            async with contextlib.AsyncExitStack() as taken:
+                return await self._answer(Request(http, user, query, headers, taken), head)
         except QueryError as error:
             metrics.ERRORS.labels(code=str(error.code)).inc()
             text = error.text if "(version " in error.text else f"{error.text} (version {self._engine.version})"
@@ -187,9 +191,11 @@ class Front:
             raise query_error(62, "SYNTAX_ERROR", f"The statement is longer than {size} bytes")
         result_format = statement.format_of(text) or query.default_format if insert is None else ""
         streams = not query.hold and result_format in statement.STREAMED_FORMATS and statement.selects(text)
+        request.taken.enter_context(self._registered(request.query_id))
         session = None
         if query.session_id:
             session = self._sessions.take(user.name, query.session_id, check=query.session_check)
+            request.taken.callback(self._sessions.give, session, timeout_s=query.session_timeout_s)
         job = Job(
             engine=self._engine,
             policy=self._policy,
@@ -203,25 +209,17 @@ class Front:
             reads_only=request.http.method == "GET",
             holds=insert is None and not streams,
         )
+        if not user.writes:
+            await request.taken.enter_async_context(self._analyst_handles)
+        await request.taken.enter_async_context(self._handles)
         try:
-            async with self._a_handle(user):
-                if insert is not None:
-                    return await self._insert(request, job, begun, data)
-                if streams:
-                    return await self._streamed(request, job, result_format)
-                return await self._held(request, job, result_format)
+            if insert is not None:
+                return await self._insert(request, job, begun, data)
+            if streams:
+                return await self._streamed(request, job, result_format)
+            return await self._held(request, job, result_format)
         finally:
-            if session is not None:
-                self._sessions.give(session, timeout_s=query.session_timeout_s)
             metrics.QUERIES.labels(login=user.name, kind=job.kind.lower() or "refused").inc()
-
-    @contextlib.asynccontextmanager
-    async def _a_handle(self, user: Login) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as taken:
-            if not user.writes:
-                await taken.enter_async_context(self._analyst_handles)
-            await taken.enter_async_context(self._handles)
-            yield
 
     async def _do(self, work: Callable[..., T], *given: object, job: Job | None = None) -> T:
         """Run blocking work in a thread.
@@ -277,11 +275,9 @@ class Front:
             stream = job.stream()
             return stream, stream.next()  # what fails at once is told with its proper status
 
-        try:
-            begun, block = await self._do(start, job=job)
-            return await self._send(request, job, begun, block, result_format)
-        finally:
-            await self._do(_end, stream, job)
+        request.taken.push_async_callback(lambda: self._do(_end, stream, job))
+        begun, block = await self._do(start, job=job)
+        return await self._send(request, job, begun, block, result_format)
 
     async def _send(
         self, request: Request, job: Job, stream: Stream, block: tuple[bytes, int] | None, result_format: str
@@ -310,6 +306,7 @@ class Front:
             metrics.ERRORS.labels(code=str(error.code)).inc()
             last = protocol.broken_stream(tag, error.text)
             await response.write(compressor.piece(last) if compressor else last)
+        await request.taken.aclose()  # before the client can know that it has all and ask again
         if compressor is not None:
             await response.write(compressor.end())
         await response.write_eof()

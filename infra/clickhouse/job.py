@@ -52,10 +52,11 @@ class Job:
             self._handle.use(self.query.database)
         if self.login.writes:
             self._judge_writer(self._handle)
+            self._handle.set(self._settings())
         else:
+            self._handle.set(self._settings())
             self.policy.check(self._handle, self.statement, self.query.params)
             self.kind = "READ_ONLY"
-        self._handle.set(self._settings())
 
     def _judge_writer(self, handle: Handle) -> None:
         self.kind, count = handle.classify(self.statement)

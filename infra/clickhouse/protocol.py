@@ -131,7 +131,8 @@ def http_status(code: int) -> int:
     return _STATUS.get(code, 500)
 
 
-_SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")  # of a setting, a parameter, a format
+_QUERY_ID = re.compile(r"[ -~]{1,200}\Z")  # it goes into a header
 MAX_SESSION_TIMEOUT_S: Final = 3600
 
 
@@ -152,19 +153,28 @@ def query_of(url: Mapping[str, str], headers: Mapping[str, str]) -> Query:
     settings = {}
     params = {}
     for key, value in url.items():
-        if key.startswith("param_"):
-            params[key.removeprefix("param_")] = value
-        elif key not in TRANSPORT_KEYS:
-            if not _SETTING_NAME.match(key):
-                raise query_error(115, "UNKNOWN_SETTING", f"Unknown setting {key!r}.")
-            settings[key] = value
+        if key not in TRANSPORT_KEYS:
+            if not _NAME.match(key):
+                raise query_error(115, "UNKNOWN_SETTING", f"Unknown setting {key!r}")
+            if key.startswith("param_"):
+                params[key.removeprefix("param_")] = value
+            else:
+                settings[key] = value
+    default_format = url.get("default_format") or headers.get("X-ClickHouse-Format") or "TabSeparated"
+    if not _NAME.match(default_format):
+        raise query_error(73, "UNKNOWN_FORMAT", f"Unknown format {default_format!r}")
+    query_id = url.get("query_id") or None
+    if query_id is not None and not _QUERY_ID.match(query_id):
+        raise query_error(
+            36, "BAD_ARGUMENTS", f"A query_id has 1 to 200 printable ASCII characters, found {query_id!r}"
+        )
     return Query(
         database=url.get("database") or headers.get("X-ClickHouse-Database") or None,
         session_id=url.get("session_id") or None,
         session_timeout_s=_timeout(url.get("session_timeout") or "60"),
         session_check=_on(url.get("session_check")),
-        query_id=url.get("query_id") or None,
-        default_format=url.get("default_format") or headers.get("X-ClickHouse-Format") or "TabSeparated",
+        query_id=query_id,
+        default_format=default_format,
         hold=_on(url.get("wait_end_of_query")),
         compress=_on(url.get("enable_http_compression")),
         settings=settings,

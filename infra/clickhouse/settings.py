@@ -32,7 +32,7 @@ class EmbeddedClickHouseSettings(BaseModel):
     grace_seconds: float = Field(default=15, ge=0, description="How long running statements may finish at a stop.")
     confine: Literal["auto", "require", "off"] = Field(
         default="auto",
-        description="Confine the process as far as the kernel can (auto), or refuse to start where it cannot (require).",
+        description="Confine the process as far as the kernel can (auto); require: or do not start.",
     )
 
     @property

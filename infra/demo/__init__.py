@@ -27,8 +27,11 @@ SITE = "demo"
 _MARK = ".fleetpulse-demo"
 """A data directory of the demo's own, which the next demo may empty."""
 _LOOK_SECONDS = 0.25
+_PLAIN_COLUMNS = 120
+"""A file or a pipe has no width of its own."""
 _SETTLE_SECONDS = 20.0
-"""How long after the last tick the last verdict may come. It comes in two; a busy machine takes longer."""
+"""How much longer a verdict may take that is still missing then. It comes in seconds; a busy machine takes longer."""
+_FOR_EVER_SECONDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Script:
     """How large and how long."""
 
     duration_seconds: float = 90
+    """When the scorecard is due, from the fleet's first tick."""
     warmup_seconds: float = 15
     racks: str | None = None
     """`simulate.racks` as JSON; its default where None."""
@@ -44,7 +48,8 @@ class Script:
         """The settings of the simulation."""
         given = {
             "SITE": SITE,
-            "DURATION_S": str(self.duration_seconds),
+            # it must outlive the scorecard: a fleet that ends is a fleet that has fallen silent
+            "DURATION_S": str(_FOR_EVER_SECONDS),
             "WARMUP_S": str(self.warmup_seconds),
             "TRUTH_PATH": str(truth),
         }
@@ -77,6 +82,8 @@ def run(options: Options, *, keep: bool, short: bool, plain: bool) -> int:
         signal.signal(number, _interrupt)
     script = SHORT if short else LONG
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PLAIN_COLUMNS)
     try:
         with ExitStack() as stack:
             show = stack.enter_context(show_for(console, plain=plain, total_seconds=script.duration_seconds))
@@ -107,22 +114,15 @@ def _play(settings: Settings, script: Script, supervisor: Supervisor, show: Show
     supervisor.start(roles, waiting=lambda: show.starting("the simulated fleet"))
     with Watch(settings, site=SITE, truth=truth, expected=len(settings.simulate.faults)) as watch:
         began = time.monotonic()
-        ended: float | None = None
         while True:
             supervisor.step()
             seen = watch.seen()
             elapsed = time.monotonic() - began
-            if ended is None and supervisor.is_done("simulate"):
-                ended = elapsed
-            phase = "the fleet runs" if ended is None else "the last verdicts"
-            show.update(seen, elapsed, phase)
-            complete = seen.card is not None and seen.card.passed
-            if ended is not None and (elapsed - ended > _SETTLE_SECONDS or (complete and elapsed - ended > 3)):
+            due = elapsed > script.duration_seconds
+            show.update(seen, elapsed, "the last verdicts" if due else "the fleet runs")
+            passed = seen.card is not None and seen.card.passed
+            if due and (passed or elapsed > script.duration_seconds + _SETTLE_SECONDS):
                 return seen.card or Scorecard((), ())
-            if elapsed > script.duration_seconds * 2 + 60:
-                raise OperatorError(
-                    f"the simulated fleet did not end after {elapsed:.0f} s; its log is in {settings.data_dir}/log"
-                )
             time.sleep(_LOOK_SECONDS)
 
 

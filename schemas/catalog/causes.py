@@ -48,6 +48,14 @@ class Causes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     causes: list[Cause]
     common_causes: list[CommonCause]
 
+    def leading_codes(self) -> dict[str, frozenset[int]]:
+        """The codes of each fault class by which a row knows a cause: XID 149 rather than its echo 145."""
+        classes = {row.cause for row in self.causes if row.cause_codes}
+        return {
+            name: frozenset(code for row in self.causes if row.cause == name for code in row.cause_codes)
+            for name in classes
+        }
+
 
 @cache
 def causes() -> Causes:

@@ -12,8 +12,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -79,13 +79,10 @@ class Context:
     def clickhouse(self, cores: frozenset[int]) -> Iterator[Running]:
         """An empty embedded ClickHouse on these cores."""
         self.say("starting ClickHouse")
-        with on(cores):
-            server = launched(self.scratch / "clickhouse")
-            running = server.__enter__()
-        try:
+        with ExitStack() as stack:
+            with on(cores), quiet(self.scratch / "clickhouse.err"):
+                running = stack.enter_context(launched(self.scratch / "clickhouse"))
             yield running
-        finally:
-            server.__exit__(None, None, None)
 
     def start(
         self,
@@ -93,10 +90,19 @@ class Context:
         given: Mapping[str, Any],
         *,
         python: str = sys.executable,
-        cores: frozenset[int] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Measured:
-        """Start `measured/<module>.py` as a process on the measured core (or on `cores`)."""
-        return Measured(self, module, given, python, cores or self.cores.measured)
+        """Start `measured/<module>.py` as a process on the measured core.
+
+        `environment`: settings of ours, without the prefix.
+        """
+        command = [python, "-m", f"tests.benchmarks.measured.{module}", json.dumps(given)]
+        return Measured(module, command, self.scratch, self.cores.measured, environment or {})
+
+    def command(self, role: str, settings: Mapping[str, str]) -> Measured:
+        """Start `fleetpulse ROLE` as a user does, on all cores; `settings` are its environment without the prefix."""
+        command = [sys.executable, "-m", "infra.cli", role, "--data-dir", str(self.scratch)]
+        return Measured(role, command, self.scratch, self.cores.measured | self.cores.others, settings)
 
     def measure(
         self, module: str, given: Mapping[str, Any], *, limit_s: float, python: str = sys.executable
@@ -110,17 +116,24 @@ class Measured:
     """A process on cores of its own. It ends with the `with` block, and with us."""
 
     def __init__(
-        self, context: Context, module: str, given: Mapping[str, Any], python: str, cores: frozenset[int]
+        self, name: str, command: Sequence[str], scratch: Path, cores: frozenset[int], environment: Mapping[str, str]
     ) -> None:
-        self._name = module
-        self._said = context.scratch / f"{module}-{time.monotonic_ns()}"
-        command = [python, "-m", f"tests.benchmarks.measured.{module}", json.dumps(given)]
+        self._name = name
+        self._said = scratch / f"{name}-{time.monotonic_ns()}"
         clean = {key: value for key, value in os.environ.items() if not key.startswith("FLEETPULSE_")}
-        with self._said.with_suffix(".out").open("wb") as out, self._said.with_suffix(".err").open("wb") as err:
-            with on(cores):
-                self.process = subprocess.Popen(
-                    tied(command), stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=ROOT, env=clean | _ONE_THREAD
-                )
+        with (
+            self._said.with_suffix(".out").open("wb") as out,
+            self._said.with_suffix(".err").open("wb") as err,
+            on(cores),
+        ):
+            self.process = subprocess.Popen(
+                tied(command),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=ROOT,
+                env=clean | _ONE_THREAD | {f"FLEETPULSE_{key}": value for key, value in environment.items()},
+            )
 
     @property
     def pid(self) -> int:
@@ -140,14 +153,6 @@ class Measured:
             raise BenchmarkError(f"{self._name} ended without a result; it said: {self.last_words()}")
         found: dict[str, Any] = json.loads(lines[-1])
         return found
-
-    def wait_for(self, word: str, limit_s: float) -> None:
-        """Wait until it has printed a line that is `word`. Raises `BenchmarkError`."""
-        deadline = time.monotonic() + limit_s
-        while word not in self._said.with_suffix(".out").read_text().splitlines():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise BenchmarkError(f"{self._name} did not get as far as `{word}`; it said: {self.last_words()}")
-            time.sleep(0.02)
 
     def alive(self) -> None:
         """Raise `BenchmarkError` where it has ended."""
@@ -185,6 +190,19 @@ def on(cores: frozenset[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def quiet(said: Path) -> Iterator[None]:
+    """What children that are started meanwhile write to standard error goes to a file: the table has the screen."""
+    before = os.dup(2)
+    try:
+        with said.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def machine() -> str:

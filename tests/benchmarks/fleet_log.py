@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -24,8 +24,6 @@ from schemas.topics import SAMPLES
 from tests.benchmarks.context import BenchmarkError
 
 _HEAD_FIELDS = ("site", "rack", "node", "boot_id", "sequence", "tick_ms", "observed_ms", "interval_ms")
-_FRESH_TICKS = 8
-"""Ticks that the simulator makes; then they come round again."""
 _BEHIND_MS = 5_000
 _GPUS_PER_NODE = 8
 
@@ -36,6 +34,8 @@ class FleetLog:
 
     nodes: int
     ticks: int
+    fresh_ticks: int = 8
+    """Ticks that the simulator makes; then their readings come round again."""
 
     @property
     def messages(self) -> int:
@@ -48,11 +48,11 @@ class FleetLog:
         return self.messages * _GPUS_PER_NODE
 
 
-def fill(bootstrap: str, log: FleetLog, *, one_by_one: bool = False) -> None:
-    """Write the log to `gpu.samples`; its last tick is a few seconds ago.
+def send(bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, one_by_one: bool = False) -> None:
+    """Write records to `gpu.samples`.
 
     `one_by_one`: each record is a batch of its own, as when every node has its own agent; else they come in large
-    batches, as from one simulator or relay.
+    batches, as from one simulator or relay. Raises `BenchmarkError` where Kafka does not take them.
     """
     producer = Producer(
         {
@@ -66,7 +66,7 @@ def fill(bootstrap: str, log: FleetLog, *, one_by_one: bool = False) -> None:
             "log_level": 0,
         }
     )
-    for number, (key, value) in enumerate(_records(log)):
+    for number, (key, value) in enumerate(prepared):
         while True:
             try:
                 producer.produce(SAMPLES, value, key)
@@ -79,8 +79,8 @@ def fill(bootstrap: str, log: FleetLog, *, one_by_one: bool = False) -> None:
         raise BenchmarkError(f"Kafka did not take {left} records of the prepared log within a minute")
 
 
-def _records(log: FleetLog) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of each record, tick by tick."""
+def records(log: FleetLog) -> Iterator[tuple[bytes, bytes]]:
+    """Key and value of each record, tick by tick; the last tick is a few seconds ago."""
     racks = max(1, log.nodes // 8)
     settings = SimulateSettings(
         racks=(RackSpec(kind="hgx", racks=racks, nodes=log.nodes // racks),), faults=(), application_errors=False
@@ -95,7 +95,7 @@ def _records(log: FleetLog) -> Iterator[tuple[bytes, bytes]]:
     begin = MARKER + registry.current("GpuSample").fingerprint
     kept: list[list[tuple[GpuSample, bytes]]] = []
     for tick in range(log.ticks):
-        if tick < _FRESH_TICKS:
+        if tick < log.fresh_ticks:
             kept.append([(sample, _body(tail, msgspec.structs.asdict(sample))) for sample in fleet.step().samples])
         tick_ms = start_ms + tick * 1000
         for sample, arrays in kept[tick % len(kept)]:

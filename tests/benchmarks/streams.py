@@ -17,7 +17,7 @@ from infra.topics import provision, wanted
 from schemas.registry import FOLDER
 from schemas.topics import SAMPLES, topics
 from tests.benchmarks.context import ROOT, BenchmarkError, Context
-from tests.benchmarks.fleet_log import FleetLog, fill
+from tests.benchmarks.fleet_log import FleetLog, records, send
 from tests.benchmarks.table import Row, count, judged, skipped, times
 
 _NODES, _TICKS = 1000, 240
@@ -46,12 +46,12 @@ def run(context: Context) -> Iterable[Row]:
     log = FleetLog(nodes=context.sized(_NODES, least=16), ticks=_TICKS)
     with context.kafka() as bootstrap:
         context.say(f"writing {count(log.samples)} GPU samples to Kafka")
-        fill(bootstrap, log)
+        send(bootstrap, records(log))
         yield from _beside(context, bootstrap, log)
     with context.kafka() as bootstrap:
         alone = FleetLog(nodes=log.nodes, ticks=log.ticks // 3)
         context.say("writing samples to Kafka as single agents would")
-        fill(bootstrap, alone, one_by_one=True)
+        send(bootstrap, records(alone), one_by_one=True)
         ours = median(_ours(context, bootstrap, alone, turn).per_s for turn in range(_PASSES))
         yield Row(
             "stream worker, each record a Kafka batch of its own (one agent per node)", f"{count(ours)} GPU samples/s"

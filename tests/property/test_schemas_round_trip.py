@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,9 +41,15 @@ def values(avro: Any) -> st.SearchStrategy[Any]:
 
 
 def any_record(name: str) -> st.SearchStrategy[Record]:
-    from msgspec import convert
+    return values(registry.current(name).parsed).map(lambda fields: msgspec.convert(fields, RECORDS[name]))
 
-    return values(registry.current(name).parsed | {"type": "record"}).map(lambda fields: convert(fields, RECORDS[name]))
+
+def decoded(message: bytes, kind: type[Record]) -> Record | str:
+    """The record, or the reason why it is none."""
+    try:
+        return CODEC.decode(message, kind)
+    except CodecError as error:
+        return error.reason
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -57,15 +64,14 @@ def test_a_record_is_read_back_as_it_was_written(name: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(sorted(RECORDS)), st.booleans())
-def test_any_bytes_are_a_record_or_have_a_reason_why_not(garbage: bytes, name: str, looks_right: bool) -> None:  # noqa: FBT001
+def test_any_bytes_are_a_record_or_have_a_reason_why_not(garbage: bytes, name: str, looks_right: bool) -> None:
     message = MARKER + registry.current(name).fingerprint + garbage if looks_right else garbage
-    try:
-        record = CODEC.decode(message, RECORDS[name])
-    except CodecError as error:
-        assert error.reason in REASONS
+    read = decoded(message, RECORDS[name])
+    if isinstance(read, str):
+        assert read in REASONS
     else:
         # bytes may be written in more than one way; the record they stand for is one
-        assert str(CODEC.decode(CODEC.encode(record), RECORDS[name])) == str(record)
+        assert str(CODEC.decode(CODEC.encode(read), RECORDS[name])) == str(read)
 
 
 @settings(max_examples=100, deadline=None)
@@ -74,7 +80,5 @@ def test_one_changed_byte_never_raises_anything_else(record: Record, data: st.Da
     message = bytearray(CODEC.encode(record))
     at = data.draw(st.integers(HEADER_BYTES, len(message) - 1))
     message[at] = data.draw(st.integers(0, 255))
-    try:
-        CODEC.decode(bytes(message), type(record))
-    except CodecError as error:
-        assert error.reason in REASONS
+    read = decoded(bytes(message), type(record))
+    assert isinstance(read, Record) or read in REASONS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -237,9 +236,15 @@ def test_an_xid_within_the_lines_of_a_join_comes_out_too() -> None:
     assert sorted((event.line, event.kind) for event in found) == [(1, "fallen_off_bus"), (2, "xid")]
 
 
-def test_a_gpu_without_an_address_never_borrows_the_next_ones_tail() -> None:
-    found = events("NVRM: The NVIDIA GPU 0000:01:00.0\n" + "NVRM: something else\n" * 20 + FALLEN)
-    assert [(event.line, event.pci) for event in found] == [(22, "0000:b3:00")]
+def test_a_tail_long_after_a_head_is_not_its_tail() -> None:
+    head, tail = "NVRM: The NVIDIA GPU 0000:01:00.0\n", "NVRM: fallen off the bus and is not responding to commands."
+    assert only(head + "NVRM: something else\n" * 3 + tail).pci == "0000:01:00"
+    assert only(head + "NVRM: something else\n" * 20 + tail).pci is None
+
+
+def test_a_head_gives_way_to_the_next() -> None:
+    found = events("NVRM: The NVIDIA GPU 0000:01:00.0\n" + FALLEN)
+    assert [(event.line, event.pci) for event in found] == [(2, "0000:b3:00")]
 
 
 def test_a_lost_gpu_whose_first_line_is_gone_is_still_reported() -> None:

@@ -212,7 +212,7 @@ def test_every_line_of_a_simulated_kernel_is_one_event_of_the_catalogue(
     catalog = load()
     lines = [line.text for step in demo[1] for line in step.lines]
 
-    events = list(decode(lines))
+    events = list(decode(enumerate(lines, start=1)))
 
     assert [event.line for event in events] == list(range(1, len(lines) + 1))
     for event in events:
@@ -225,7 +225,9 @@ def test_application_errors_come_now_and_then_and_are_of_a_class_that_wakes_nobo
     _, steps = played(HEALTHY.model_copy(update={"application_errors": True}), 600)
     catalog = load()
 
-    events = list(decode(line.text for step in steps for line in step.lines))
+    lines = [line.text for step in steps for line in step.lines]
+
+    events = list(decode(enumerate(lines, start=1)))
 
     assert 10 < len(events) < 60
     assert {event.code for event in events} == {13, 31, 43}
@@ -259,7 +261,7 @@ def test_many_faults_of_one_kind_are_spread_over_nodes_and_time() -> None:
     assert len({one.start_ms for one in truth}) > 100
     assert min(one.start_ms for one in truth) >= START_MS + 5000
     assert max(one.start_ms for one in truth) < START_MS + 62_000
-    with pytest.raises(ValueError, match="120 nodes"):
+    with pytest.raises(ValueError, match="this fleet has 120"):
         spread(nodes, "gpu_falls_off_bus", 121, first_s=0, last_s=1)
 
 

@@ -40,10 +40,8 @@ def fields_agree(record: type[msgspec.Struct], avro_fields: list[dict[str, Any]]
     assert [field.name for field in fields] == [field["name"] for field in avro_fields]
     for field, avro in zip(fields, avro_fields, strict=True):
         assert agrees(hints[field.name], avro["type"]), f"{field.name}: {hints[field.name]} against {avro['type']}"
-        if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()
-        else:
-            default = field.default
+        made = field.default_factory
+        default = field.default if made is msgspec.NODEFAULT else made()
         assert avro.get("default", msgspec.NODEFAULT) == default, f"{field.name}: the defaults differ"
     return True
 

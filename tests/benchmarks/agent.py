@@ -1,0 +1,71 @@
+"""What the agent takes from its node: 8 GPUs at 1 Hz, kernel log followed, everything published to real Kafka."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+from confluent_kafka import Consumer, TopicPartition
+
+from schemas.topics import SAMPLES, topics
+from tests.benchmarks.context import BenchmarkError, Context, Measured
+from tests.benchmarks.table import Row, judged
+
+_GPUS = 8
+_SETTLE_S, _WATCH_S = 5.0, 30.0
+_LINES_PER_S = 5
+AIM_CPU, AIM_MB = 0.005, 60.0
+
+
+def run(context: Context) -> Iterable[Row]:
+    """Rows: share of one core, and memory."""
+    watch_s = float(context.sized(_WATCH_S, least=5))
+    kernel_log = context.scratch / "kern.log"
+    kernel_log.touch()
+    with context.kafka() as bootstrap:
+        environment = {"KAFKA__BOOTSTRAP": bootstrap, "AGENT__KERNEL_LOGS": f'["{kernel_log}"]', "AGENT__RACK": "r1"}
+        given = {"gpus": _GPUS, "data_dir": str(context.scratch / "agent")}
+        with context.start("agent", given, environment=environment) as process:
+            context.say("letting the agent settle")
+            _pass(process, kernel_log, _SETTLE_S)
+            its = psutil.Process(process.pid)
+            before, sent, began = its.cpu_times(), _sent(bootstrap), time.monotonic()
+            context.say(f"watching the agent for {watch_s:.0f} s")
+            _pass(process, kernel_log, watch_s)
+            after, sent, took_s = its.cpu_times(), _sent(bootstrap) - sent, time.monotonic() - began
+            memory = its.memory_info().rss
+    if abs(sent - took_s) > 2 + took_s * 0.1:
+        raise BenchmarkError(f"the agent sent {sent} samples in {took_s:.0f} s, expected one a second")
+    cpu_s = after.user + after.system - before.user - before.system
+    yield judged(
+        f"agent at 1 Hz, {_GPUS} GPUs: share of one core",
+        f"{cpu_s / took_s:.2%}",
+        f"< {AIM_CPU:.1%}",
+        met=cpu_s / took_s < AIM_CPU,
+        beside=f"{cpu_s * 1000 / took_s:.1f} ms of processor time a tick; NVML simulated, so without the driver's own time",
+    )
+    yield judged(
+        "agent: memory (RSS)", f"{memory / 1e6:.0f} MB", f"< {AIM_MB:g} MB", met=memory / 1e6 < AIM_MB
+    )
+
+
+def _pass(process: Measured, kernel_log: Path, seconds: float) -> None:
+    """Let time go by while the kernel says ordinary things."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        process.alive()
+        with kernel_log.open("a") as log:
+            log.write("kernel: audit: type=1400 apparmor=ALLOWED operation=open profile=snap\n")
+        time.sleep(1 / _LINES_PER_S)
+
+
+def _sent(bootstrap: str) -> int:
+    """Records in `gpu.samples`."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench-agent"})
+    try:
+        partitions = (TopicPartition(SAMPLES, number) for number in range(topics()[SAMPLES].partitions))
+        return sum(consumer.get_watermark_offsets(one, timeout=10, cached=False)[1] for one in partitions)
+    finally:
+        consumer.close()

@@ -1,0 +1,104 @@
+"""The loader beside ClickHouse reading the same Avro by itself: same server, same tables, same core, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+import clickhouse_connect
+
+from schemas import container
+from schemas.codec import HEADER_BYTES
+from schemas.registry import current
+from sinks.clickhouse.migrate import migrate
+from streams.samples import METRICS
+from tests.benchmarks.context import BenchmarkError, Context
+from tests.benchmarks.fleet_log import FleetLog, records, send
+from tests.benchmarks.table import Row, count, judged, times
+
+_NODES, _TICKS = 120, 900
+_PASSES = 3
+_LIMIT_S = 120.0
+_VALUES = len(METRICS) + 1
+"""Per GPU and tick: the metrics and the throttle reasons."""
+AIM_RATIO, AIM_BYTES = 0.8, 1.0
+
+
+def run(context: Context) -> Iterable[Row]:
+    """Rows: the loader beside the server alone, and bytes per value on disk."""
+    ticks = context.sized(_TICKS, least=20)
+    log = FleetLog(nodes=_NODES, ticks=ticks, fresh_ticks=ticks)
+    with context.clickhouse(context.cores.measured) as server, context.kafka() as bootstrap:
+        context.say(f"simulating {count(log.samples)} GPU samples")
+        made = list(records(log))
+        send(bootstrap, made)
+        file = container.frame(current("GpuSample"), [value[HEADER_BYTES:] for _, value in made])
+        del made
+        login = {"host": server.host, "port": server.port, "username": server.username, "password": server.password}
+        client = clickhouse_connect.get_client(**login, autogenerate_session_id=False, send_receive_timeout=_LIMIT_S)
+        alone, loaded = [], []
+        database = ""
+        for turn in range(_PASSES):
+            context.say(f"pass {turn + 1} of {_PASSES}: ClickHouse by itself")
+            alone.append(log.samples / _insert(client, f"alone_{turn}", file, log.samples))
+            client.command(f"DROP DATABASE alone_{turn} SYNC")
+            context.say(f"pass {turn + 1} of {_PASSES}: the loader")
+            if database:
+                client.command(f"DROP DATABASE {database} SYNC")
+            database = f"loaded_{turn}"
+            given = {"bootstrap": bootstrap, "group": database, "database": database, "clickhouse": login}
+            found = context.measure(
+                "loader", given | {"records": log.messages, "limit_s": _LIMIT_S}, limit_s=2 * _LIMIT_S
+            )
+            _check(client, database, log.samples)
+            loaded.append(log.samples / found["wall_s"])
+        ratio = median(loaded) / median(alone)
+        yield judged(
+            "loader: Kafka to ClickHouse, exactly once (loader and server on one core)",
+            f"{count(median(loaded))} rows/s",
+            f"≥ {AIM_RATIO:g}×",
+            met=ratio >= AIM_RATIO,
+            beside=f"the server alone on the same Avro {count(median(alone))}: {times(ratio)}; passes {_list(loaded)} / "
+            f"{_list(alone)}",
+        )
+        context.say("merging, to see what stays on disk")
+        yield _on_disk(client, database, log.samples)
+        client.close()
+
+
+def _insert(client: Any, database: str, file: bytes, rows: int) -> float:
+    """Seconds that the server needs for the whole file, in one request with its own default settings."""
+    migrate(client, database)
+    began = time.perf_counter()
+    client.raw_insert(f"{database}.gpu_samples_in", insert_block=file, fmt="Avro")
+    took = time.perf_counter() - began
+    _check(client, database, rows)
+    return took
+
+
+def _check(client: Any, database: str, rows: int) -> None:
+    found = client.query(f"SELECT count() FROM {database}.gpu_samples").result_rows[0][0]
+    if found != rows:
+        raise BenchmarkError(f"{database}.gpu_samples has {found} rows, expected {rows}")
+
+
+def _on_disk(client: Any, database: str, rows: int) -> Row:
+    client.command(f"OPTIMIZE TABLE {database}.gpu_samples FINAL")
+    size = client.query(
+        "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND table = 'gpu_samples' AND database = {d:String}",
+        parameters={"d": database},
+    ).result_rows[0][0]
+    per_value = size / rows / _VALUES
+    return judged(
+        "history on disk, simulated fleet, merged",
+        f"{per_value:.2f} bytes/value",
+        f"≤ {AIM_BYTES:g} byte",
+        met=per_value <= AIM_BYTES,
+        beside=f"{size / rows:.1f} bytes a GPU sample of {_VALUES} values, with its keys",
+    )
+
+
+def _list(rates: Sequence[float]) -> str:
+    return ", ".join(count(rate) for rate in rates)
