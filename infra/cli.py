@@ -313,7 +313,7 @@ def main() -> None:
     debug = "--debug" in arguments
     try:
         app(args=arguments)
-    except OperatorError as error:
+    except (OperatorError, ConnectionError) as error:  # what a part cannot reach, it says in the same way
         if debug:
             raise
         _say(arguments, str(error))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -29,8 +30,9 @@ _QUIET_LIBRARIES = {
     "faust": logging.WARNING,
     "mode": logging.WARNING,
     "asyncio": logging.WARNING,
-    "urllib3": logging.WARNING,
-    "clickhouse_connect": logging.WARNING,
+    # one line per attempt that fails; the loader says once that ClickHouse is away, and once that it is back
+    "urllib3": logging.ERROR,
+    "clickhouse_connect": logging.ERROR,
     "aiohttp.access": logging.WARNING,
 }
 
@@ -71,11 +73,34 @@ def configure_logging(process: str, *, level: str = "info", json_lines: bool = F
         )
     )
     root = logging.getLogger()
+    handler.addFilter(_OnceAMinute())
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name, floor in _QUIET_LIBRARIES.items():
         logging.getLogger(name).setLevel(max(floor, root.level))
     logging.captureWarnings(True)
+
+
+class _OnceAMinute(logging.Filter):
+    """Lets what librdkafka repeats several times a second while a broker is away through once a minute."""
+
+    _QUIET_SECONDS = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is new enough to be said."""
+        if record.name != "librdkafka":
+            return True
+        # which client says it, and for how long it has been so, makes no difference
+        gist = re.sub(r"\d+ms|#(producer|consumer)-\d+|, \d+ identical error\(s\) suppressed", "", record.getMessage())
+        if record.created - self._said.get(gist, 0.0) < self._QUIET_SECONDS:
+            return False
+        self._said = {known: at for known, at in self._said.items() if record.created - at < self._QUIET_SECONDS}
+        self._said[gist] = record.created
+        return True
 
 
 def _named(process: str) -> Processor:

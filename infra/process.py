@@ -62,7 +62,7 @@ def serve(process: str, settings: Settings, body: Body) -> None:
 
 def _stop_on_signals(stop: threading.Event, process: str) -> None:
     def end() -> None:
-        log.error("the process did not end in time and is ended", process=process, seconds=_END_SECONDS)
+        log.error("the process did not end in time and is ended", name=process, seconds=_END_SECONDS)
         sys.stderr.flush()
         os._exit(1)
 

@@ -164,7 +164,7 @@ class Supervisor:
                 child.restarts += 1
                 PROCESS_RESTARTS.labels(child.role.name).inc()
                 self._spawn(child)
-                log.warning("started again", process=child.role.name, restarts=child.restarts)
+                log.warning("started again", name=child.role.name, restarts=child.restarts)
         if now >= self._probe_at:
             self._probe_at = now + _PROBE_SECONDS
             self._end_what_hangs(now)
@@ -210,7 +210,7 @@ class Supervisor:
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                log.warning("did not stop and is killed", process=child.role.name, pid=child.process.pid)
+                log.warning("did not stop and is killed", name=child.role.name, pid=child.process.pid)
                 child.process.kill()
                 child.process.wait()
             PROCESS_UP.labels(child.role.name).set(0)
@@ -244,13 +244,13 @@ class Supervisor:
         PROCESS_UP.labels(child.role.name).set(0)
         if code == 0 and child.role.ends:
             child.done = True
-            log.info("has ended", process=child.role.name)
+            log.info("has ended", name=child.role.name)
             return
         child.deaths = 1 if now - child.started > self._backoff.forgiven_seconds else child.deaths + 1
         wait = self._backoff.wait_seconds(child.deaths)
         child.due = now + wait
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
-        log.warning("died and is started again", process=child.role.name, how=how, after_seconds=wait)
+        log.warning("died and is started again", name=child.role.name, how=how, after_seconds=wait)
 
     def _end_what_hangs(self, now: float) -> None:
         here = present(self._data_dir)
@@ -262,7 +262,7 @@ class Supervisor:
                 continue
             child.unhealthy_since = child.unhealthy_since or now
             if now - child.unhealthy_since > _HUNG_SECONDS:
-                log.error("hangs and is killed", process=name, pid=child.process.pid, seconds=_HUNG_SECONDS)
+                log.error("hangs and is killed", name=name, pid=child.process.pid, seconds=_HUNG_SECONDS)
                 child.process.kill()
 
     def _last_words(self, name: str) -> str:

@@ -39,7 +39,7 @@ _CATCH_UP_S = 0.02
 """The same while the spool is being sent: 2,000 records each time."""
 _DROPS_EVERY_S = 10.0
 """Dropped records are summed up so long before they become an event."""
-_INVENTORY_LOOK_MS = 5_000
+_INVENTORY_LOOK_MS = 1_000
 """How often the inventory is compared with what was sent."""
 _HOLD_S = 30.0
 """A source that commits with its next read waits at most so long for what it gave to be safe."""

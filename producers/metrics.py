@@ -55,7 +55,7 @@ HANGING = Gauge(
 )
 GPUS = Gauge(
     "fleetpulse_gpus",
-    "GPUs of this node by state: read, lost (known here and gone).",
+    "GPUs of this node by state: read, unreadable (answers nothing), lost (known here and gone).",
     ["state"],
 )
 SIMULATED_SAMPLES = Counter(

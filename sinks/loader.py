@@ -24,7 +24,9 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
+from schemas import topics
 from schemas.codec import Codec, SingleObjectCodec
+from schemas.records import DeadLetter
 from sinks import metrics
 from sinks.batches import Cutter, Intent, Limits
 from sinks.clickhouse.insert import Client
@@ -76,17 +78,19 @@ def run(
 ) -> None:
     """Load until `stop` is set. Blocks; `beat` is called several times a second.
 
-    `kafka` is a librdkafka client configuration, `connect` gives a new `clickhouse_connect` client whose login may
-    create tables. ClickHouse or Kafka being away is waited out. Raises `LoaderError` and `MigrationError` where only a
-    human can help, and whatever shows a mistake in the loader itself: nothing is lost then, start it again.
+    `kafka` is a librdkafka client configuration, `routes` says which topics go where, and `connect` gives a new
+    `clickhouse_connect` client whose login may create tables. ClickHouse or Kafka being away is waited out. Raises
+    `LoaderError` and `MigrationError` where only a human can help, and whatever shows a mistake in the loader itself:
+    nothing is lost then, start it again.
     """
     outage = Outage()
     if not _migrate(settings, connect, outage, stop, beat):
         return
+    routes = tuple(routes)
     codec = SingleObjectCodec()
-    letters = DeadLetters(kafka, codec)
+    letters = DeadLetters(kafka, codec, next((r.topic for r in routes if r.kind is DeadLetter), topics.DEAD_LETTERS))
     try:
-        _Loader(settings, kafka, connect, codec, letters, outage, tuple(routes), stop).run(beat)
+        _Loader(settings, kafka, connect, codec, letters, outage, routes, stop).run(beat)
     finally:
         letters.close()
 

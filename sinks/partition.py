@@ -29,7 +29,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from schemas import container, topics
+from schemas import container
 from schemas.codec import Codec
 from schemas.records import DeadLetter
 from sinks import metrics
@@ -92,7 +92,7 @@ class PartitionLoader:
         self._compress = _COMPRESSORS[hands.compression]
         self._retrying = Retrying(
             retry=retry_if_exception(may_pass),
-            wait=wait_exponential_jitter(initial=0.2, max=hands.retry_max_seconds, jitter=0.3),
+            wait=wait_exponential_jitter(multiplier=0.2, max=hands.retry_max_seconds, jitter=0.3),
             stop=stop_when_event_set(self._over),
             sleep=sleep_using_event(self._over),
             reraise=True,
@@ -288,7 +288,7 @@ class PartitionLoader:
                 first_offset=first.offset,
                 first_detail=first.detail,
             )
-        if self.route.topic == topics.DEAD_LETTERS:
+        if self.route.kind is DeadLetter:
             # its letter would come back here: the record stays in its topic, and the log has said so
             return
         letters = [self._letter(entry) for entry in entries]

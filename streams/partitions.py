@@ -127,7 +127,10 @@ class SamplePartition:
 
         `newest` is the last message before `offset`, where nothing waits behind it: quiet is counted from then on.
         """
-        self._processor.restore(kept.anomaly for kept in self._standing.values() if kept.stands_before(offset))
+        standing = [kept.anomaly for kept in self._standing.values() if kept.stands_before(offset)]
+        # what the clock had raised while nothing came was raised after all that has been read back
+        self._processor.advance(max((anomaly.tick_ms for anomaly in standing), default=NEVER_MS))
+        self._processor.restore(standing)
         self.next_offset = offset
         if newest is not None:
             self._clock.heard(min(newest.timestamp, now_ms), self._processor.newest_ms)

@@ -339,7 +339,14 @@ class Worker:
 
     async def serve(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Work until `stop` is set. Raises what crashed the app."""
-        for record in await asyncio.to_thread(self._inventory.follow):
+        try:
+            learnt = await asyncio.to_thread(self._inventory.follow)
+        except KafkaException as error:
+            raise ConnectionError(
+                f"cannot read fleet.inventory from Kafka at {self._bootstrap}: {error.args[0].str()}; "
+                "start the broker, create the topics (`fleetpulse topics`), or set kafka.bootstrap to one that answers"
+            ) from error
+        for record in learnt:
             self._topology.learn(record)
         await self.app.start()
         log.info("stream processors are up", group=self._settings.app_id, broker=self._bootstrap)
@@ -358,7 +365,7 @@ class Worker:
 def run(
     settings: StreamsSettings, *, bootstrap: str, data_dir: Path, stop: threading.Event, beat: Callable[[], None]
 ) -> None:
-    """The body of a worker process; returns when `stop` is set. Raises where the broker cannot be reached."""
+    """The body of a worker process; returns when `stop` is set. Raises `ConnectionError` where no broker answers."""
 
     async def main() -> None:
         await Worker(settings, bootstrap=bootstrap, data_dir=data_dir).serve(stop, beat)

@@ -2,16 +2,17 @@
 
 import asyncio
 import errno
-import math
+import functools
 import os
 import queue
 import socket
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -32,6 +33,21 @@ STOP_S: Final = 5.0  # for connections, once no statement runs any more
 MAX_URL_BYTES: Final = 2**20  # as a ClickHouse server
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """All that is taken before the process is confined."""
+
+    settings: EmbeddedClickHouseSettings
+    folder: Folder
+    keys: Keys
+    listener: socket.socket
+    memory_bytes: int
+    analyst_rules: Mapping[str, Any]
+
+
+Tell = Callable[[Callable[[], None]], None]
+
+
 def run(
     settings: EmbeddedClickHouseSettings,
     *,
@@ -42,43 +58,48 @@ def run(
     """Serve until `stop` is set, then let running statements finish and close the engine.
 
     The engine and the server run in a thread of their own, which is confined (`confine.py`) together with all that it
-    starts; the calling thread only waits. `ready` is told the port; `beat` is called while the server's loop turns.
+    starts. The calling thread stays free; in it `ready` is told the port, and `beat` is called while the server's loop
+    turns.
 
     Raises:
         StartError: it cannot start; one line that names the thing and the remedy.
     """
     memory_bytes = settings.memory_bytes or _half_of_the_memory()
     with held(settings.data_dir, memory_bytes=memory_bytes) as folder:
-        keys = _keys(settings)
+        keys = _keys(settings, folder)
         with _listener(settings) as listener:
-            ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+            prepared = _Prepared(settings, folder, keys, listener, memory_bytes, rules())
+            calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+            failed: list[BaseException] = []
 
             def body() -> None:
                 try:
-                    _serve(settings, folder, keys, listener, memory_bytes, stop, beat, ready)
-                    ended.put(None)
+                    _serve(prepared, stop, calls.put, beat, ready)
                 except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-                    ended.put(error)
+                    failed.append(error)
+                finally:
+                    calls.put(None)
 
             thread = threading.Thread(target=body, name="clickhouse")
             thread.start()
             try:
-                while thread.is_alive():
-                    thread.join(1.0)  # with a timeout, so that signals are seen
-            except BaseException:  # Ctrl-C where nobody has caught it
+                while (call := calls.get()) is not None:
+                    call()
+            finally:  # also for what `beat` and `ready` raise, and for a Ctrl-C that nobody caught
                 stop.set()
                 thread.join()
-                raise
-            if (error := ended.get()) is not None:
-                raise error
+            if failed:
+                raise failed[0]
 
 
 def _half_of_the_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _keys(settings: EmbeddedClickHouseSettings) -> Keys:
+def _keys(settings: EmbeddedClickHouseSettings, folder: Folder) -> Keys:
     path = settings.password_path
+    if path.resolve().is_relative_to(folder.engine):
+        raise StartError(f"the password file {path} lies in the engine's reach: keep it outside {folder.engine}")
     with told(f"read the writer's password from {path}"):
         try:
             writer = writer_password(path)
@@ -105,32 +126,29 @@ def _listener(settings: EmbeddedClickHouseSettings) -> socket.socket:
 
 
 def _serve(
-    settings: EmbeddedClickHouseSettings,
-    folder: Folder,
-    keys: Keys,
-    listener: socket.socket,
-    memory_bytes: int,
+    prepared: _Prepared,
     stop: threading.Event,
+    tell: Tell,
     beat: Callable[[], None],
     ready: Callable[[int], None],
 ) -> None:
-    analyst_rules = rules()
+    settings, folder = prepared.settings, prepared.folder
     confinement = _confine(settings, folder)
     os.environ["TMPDIR"] = str(folder.temporary)  # chDB makes a folder there when it is imported
     engine = Engine(folder)
     try:
         with engine.handle() as handle:
-            policy = Policy.of(analyst_rules, handle)
+            policy = Policy.of(prepared.analyst_rules, handle)
         front = Front(
             engine,
             policy,
-            keys,
-            limits=_limits(settings, memory_bytes),
+            prepared.keys,
+            limits=_limits(settings, prepared.memory_bytes),
             confinement=confinement,
             handles=settings.handles,
             open_to_hosts=not _is_loopback(settings.host),
         )
-        asyncio.run(_listen(front, settings, listener, stop, beat, ready))
+        asyncio.run(_listen(front, prepared, stop, tell, beat, ready))
     finally:
         engine.close()
         log.info("clickhouse closed", data_dir=str(folder.root))
@@ -181,12 +199,13 @@ def _is_loopback(host: str) -> bool:
 
 async def _listen(
     front: Front,
-    settings: EmbeddedClickHouseSettings,
-    listener: socket.socket,
+    prepared: _Prepared,
     stop: threading.Event,
+    tell: Tell,
     beat: Callable[[], None],
     ready: Callable[[int], None],
 ) -> None:
+    settings, listener = prepared.settings, prepared.listener
     runner = web.AppRunner(
         front.application(),
         access_log=None,
@@ -199,14 +218,14 @@ async def _listen(
     site = web.SockSite(runner, listener)
     await site.start()
     port = listener.getsockname()[1]
-    log.info("clickhouse ready", host=settings.host, port=port, data_dir=str(settings.data_dir), **front.status())
-    ready(port)
+    log.info("clickhouse ready", host=settings.host, port=port, data_dir=str(prepared.folder.root), **front.status())
+    tell(functools.partial(ready, port))
     while not stop.is_set():
-        beat()
+        tell(beat)
         await front.sweep()
         await asyncio.sleep(TICK_S)
-    log.info("clickhouse stops", running=front.running, grace_seconds=math.ceil(settings.grace_seconds))
+    log.info("clickhouse stops", running=front.running, grace_seconds=settings.grace_seconds)
     await site.stop()
-    await front.drain(grace_s=settings.grace_seconds, tick_s=TICK_S, tick=beat)
+    await front.drain(grace_s=settings.grace_seconds, tick_s=TICK_S, tick=functools.partial(tell, beat))
     await runner.cleanup()
     await front.close()

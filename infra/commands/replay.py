@@ -172,6 +172,6 @@ def _print_answer(settings: Settings, *, node: str, site: str) -> None:
         console.print(Text(f"{severity}: {title} ({loud})", style="bold red" if pages else "bold"))
         console.print(Text(f"  root      {root}" + (f", {symptoms} symptoms" if symptoms else "")))
         console.print(Text(f"  do        {action.replace('_', ' ')}"))
-        console.print(Text(f"  because   {reason}"))
+        console.print(Text(f"  because   {reason}"), soft_wrap=True)
         for line in evidence[:4]:
-            console.print(Text(f"  evidence  {cell(line)}"))
+            console.print(Text(f"  evidence  {cell(line)}"), soft_wrap=True)

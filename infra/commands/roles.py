@@ -15,6 +15,7 @@ from infra.settings import Settings
 
 ALERTS_FOLDER = "alerts"
 """Under the data directory: the outbox."""
+_BROKER_SECONDS = 10.0
 
 Beat = Callable[[], None]
 
@@ -94,8 +95,9 @@ def loader(settings: Settings) -> None:
         part = part.model_copy(update={"database": settings.clickhouse.database})
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        kafka = _broker(settings)
         ready()
-        run(part, kafka=_client(settings), connect=addresses.writer(settings), stop=stop, beat=beat)
+        run(part, kafka=kafka, connect=addresses.writer(settings), stop=stop, beat=beat)
 
     serve("loader", settings, body)
 
@@ -105,9 +107,9 @@ def alerts(settings: Settings) -> None:
     from sinks.alerts import run
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        kafka = _broker(settings)
         ready()
-        folder = _folder(settings, ALERTS_FOLDER)
-        run(settings.alerts, kafka=_client(settings), data_dir=folder, stop=stop, beat=beat)
+        run(settings.alerts, kafka=kafka, data_dir=_folder(settings, ALERTS_FOLDER), stop=stop, beat=beat)
 
     serve("alerts", settings, body)
 
@@ -132,10 +134,25 @@ def simulate(settings: Settings) -> None:
     from producers.simulate import run
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
+        kafka = _broker(settings)
         ready()
-        run(settings.simulate, kafka=_client(settings), stop=stop, beat=beat)
+        run(settings.simulate, kafka=kafka, stop=stop, beat=beat)
 
     serve("simulate", settings, body)
+
+
+def _broker(settings: Settings) -> dict[str, Any]:
+    """The same for a process that can do nothing without a broker: it must answer now. Later it may come and go."""
+    from infra.kafka import answers
+
+    client = _client(settings)
+    bootstrap = client["bootstrap.servers"]
+    if not answers(bootstrap, timeout_seconds=_BROKER_SECONDS):
+        raise OperatorError(
+            f"no Kafka broker answers at {bootstrap}: "
+            "start it (`fleetpulse kafka`), or set kafka.bootstrap to one that runs"
+        )
+    return client
 
 
 def _client(settings: Settings) -> dict[str, Any]:

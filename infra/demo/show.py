@@ -163,20 +163,22 @@ def ending(console: Console, settings: Settings, scorecard: Scorecard, data_dir:
 def _how_to_go_on(settings: Settings, data_dir: Path, *, keep: bool) -> Text:
     here = addresses.clickhouse(settings)
     folder = _short(data_dir)
-    lines = ["[bold]How to go on[/]"]
-    if not keep:
-        lines.append(
-            "  The servers stop now; what was recorded stays. `fleetpulse demo --keep` leaves them running, or:"
-        )
-        lines.append(f"  [cyan]fleetpulse --data-dir {folder} up --no-agent[/]      the same data, served again")
-    lines += [
-        f"  [cyan]fleetpulse --data-dir {folder} sql[/]                 a prompt on this history",
-        f"  [cyan]fleetpulse --data-dir {folder} replay kernel-log --node NAME FILE[/]   a kernel log of yours",
-        "  [cyan]fleetpulse up[/]                                     the pipeline for this machine's own GPUs",
-        f"  any client: ClickHouse HTTP at [cyan]{here.host}:{here.port}[/], "
-        f"user [cyan]{settings.clickhouse.analyst_username}[/] (no password, reads only), "
-        f"database [cyan]{settings.clickhouse.database}[/]; Kafka at [cyan]{addresses.bootstrap(settings)}[/]",
+    steps = [
+        (f"fleetpulse --data-dir {folder} sql", "a prompt on this history"),
+        ("fleetpulse replay kernel-log --node NAME FILE", "what a kernel log of yours comes to"),
+        ("fleetpulse up", "the pipeline, with this machine's own GPUs"),
+        ("fleetpulse doctor", "what this machine has and lacks"),
     ]
+    if not keep:
+        steps.insert(0, (f"fleetpulse --data-dir {folder} clickhouse", "serve what was recorded again"))
+        steps.insert(0, ("fleetpulse demo --keep", "stay after the scorecard, everything running"))
+    lines = ["[bold]How to go on[/]", *(f"  [cyan]{command:<48}[/] {what}" for command, what in steps)]
+    lines.append(
+        f"  Your own client: ClickHouse over HTTP at [cyan]{here.host}:{here.port}[/], user "
+        f"[cyan]{settings.clickhouse.analyst_username}[/], no password, reads only, database "
+        f"[cyan]{settings.clickhouse.database}[/];\n  Kafka at [cyan]{addresses.bootstrap(settings)}[/], "
+        "records in Avro (schemas/*.avsc)." + ("" if keep else " Both are there while something runs.")
+    )
     return Text.from_markup("\n".join(lines))
 
 

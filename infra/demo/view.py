@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,9 @@ _HEAT: tuple[tuple[float, str], ...] = (
     (45.0, "color(24)"), (55.0, "color(30)"), (62.0, "color(35)"), (68.0, "color(71)"), (74.0, "color(142)"),
     (80.0, "color(178)"), (85.0, "color(208)"), (math.inf, "color(196)"),
 )  # fmt: skip
+
+_STAMP = re.compile(r"(?<=: )\d{4}-\d\d-\d\dT\S+ ")
+"""The time in a line of evidence; the screen's width is for what it says."""
 
 WORDS = {
     "gpu_falls_off_bus": "a GPU falls off the bus",
@@ -175,11 +179,8 @@ def _incident(one: Told) -> list[RenderableType]:
     style = _SEVERITY_STYLE.get(incident.severity, "")
     head = Text(no_wrap=True, overflow="ellipsis")
     head.append(f"{incident.severity:<8} ", style=style).append(incident.title, style="bold")
-    symptoms = sum(1 for member in incident.members if member.role != "root")
-    if symptoms:
-        head.append(f"  +{symptoms} symptom{'s' if symptoms > 1 else ''}", style="dim")
     why = Text("  because  ", style="dim", no_wrap=True, overflow="ellipsis")
-    why.append(incident.evidence[0] if incident.evidence else incident.reason, style="default")
+    why.append(_STAMP.sub("", incident.evidence[0]) if incident.evidence else incident.reason, style="default")
     what = Text("  do       ", style="dim", no_wrap=True, overflow="ellipsis")
     what.append(incident.action.replace("_", " "), style="bold cyan").append(f"   {incident.root}", style="default")
     return [head, why, what]
@@ -196,6 +197,8 @@ def _alert(one: Delivered) -> Text:
 def card(scorecard: Scorecard) -> RenderableType:
     """The scorecard after the run."""
     table = Table(box=ROUNDED, border_style="dim", title="scorecard", title_justify="left", title_style="bold")
+    table.caption = "after: since the fault could first be seen; silence and heat count once they have lasted"
+    table.caption_justify = "left"
     table.add_column("injected")
     table.add_column("where", overflow="fold")
     table.add_column("found")

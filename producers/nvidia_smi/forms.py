@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import ClassVar
 from xml.parsers import expat
 
 import msgspec
 
 from producers.unreadable import Unreadable
 
+_GPU_TAG = re.compile(r"<gpu\s+id=\s*[\"']?([^\"'>\s]*)")
 BLOCK_BYTES = 4 << 20
 """One GPU's XML is 20 to 100 kB; what grows beyond this is no such thing."""
 
@@ -49,7 +52,7 @@ class TextForm:
     """`nvidia-smi -q`: labels, indented under each other."""
 
     _GPU = re.compile(r"GPU ([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f])\s*$")
-    _HEADER = {
+    _HEADER: ClassVar = {
         "Timestamp": "timestamp",
         "Driver Version": "driver_version",
         "CUDA Version": "cuda_version",
@@ -113,7 +116,6 @@ class XmlForm:
     """`nvidia-smi -q -x`."""
 
     _BEGIN = re.compile(r"<nvidia_smi_log|<gpu\s+id=")
-    _GPU = re.compile(r"<gpu\s+id=\s*[\"']?([^\"'>\s]*)")
     _HEADER = re.compile(r"<(timestamp|driver_version|cuda_version|attached_gpus)>([^<]*)<")
 
     def __init__(self) -> None:
@@ -158,10 +160,10 @@ class XmlForm:
 
     def _cut(self, text: str) -> Iterator[Piece]:
         """Each `<gpu>` of a text; what stands before the first is the document's header."""
-        starts = [match.start() for match in self._GPU.finditer(text)]
+        starts = [match.start() for match in _GPU_TAG.finditer(text)]
         header = self._header if self._header is not None else {}
         header.update(self._HEADER.findall(text[: starts[0]] if starts else text))
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        for start, end in pairwise([*starts, len(text)]):
             line = self._first + text.count("\n", 0, start)
             piece, closed, rest = text[start:end].partition("</gpu>")
             yield from _parse_gpu(piece + closed, line, header)
@@ -176,7 +178,7 @@ class XmlForm:
 
 
 def _parse_gpu(text: str, line: int, header: dict[str, str]) -> Iterator[Piece]:
-    found = XmlForm._GPU.match(text)
+    found = _GPU_TAG.match(text)
     block = Block(form="xml", line=line, header=header, bus_id=found[1] if found else None)
     path: list[str] = []
     words: list[str] = []

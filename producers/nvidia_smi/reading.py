@@ -13,7 +13,7 @@ import msgspec
 
 from producers.discovery import GpuIdentity, normal_serial, without_shared_serials
 from producers.kernel_log import normal_pci
-from producers.nvidia_smi.forms import END, Block, CsvForm, Piece, TextForm, XmlForm
+from producers.nvidia_smi.forms import Block, CsvForm, Piece, TextForm, XmlForm
 from producers.unreadable import Unreadable
 from schemas.ids import gpu_id
 
@@ -88,6 +88,8 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     """As it stands there: local time, without a zone."""
     lost: bool
     """It says of itself that it is lost."""
+    cut: str | None
+    """After what its report breaks off; None for a whole one."""
     metrics: dict[str, Value]
     """Columns of gpu.samples, in their units; `throttle_reasons` is NVML's mask."""
     counters: dict[str, Value]
@@ -162,12 +164,16 @@ def _failure(number: int, line: str, node: str) -> GpuEvent | None:
                 component = f"node:{node or 'unknown'}"
                 return GpuEvent(component=component, kind=kind, line=number, details=details, raw=line.strip())
             pci = normal_pci(match["pci"] or "")
-            kind = "gpu_lost" if re.search(r"GPU is lost|not found", match["reason"], re.I) else "gpu_unreadable"
+            lost = re.search(r"GPU is lost|not found", match["reason"], re.IGNORECASE)
             slot = pci or (f"index {match['index']}" if match["index"] else None)
             return GpuEvent(
-                component=_component(None, slot, node), kind=kind, pci=pci, line=number, details=details,
+                component=_component(None, slot, node),
+                kind="gpu_lost" if lost else "gpu_unreadable",
+                pci=pci,
+                line=number,
+                details=details,
                 raw=line.strip(),
-            )  # fmt: skip
+            )
     return None
 
 
@@ -187,15 +193,15 @@ def _document(blocks: list[Block], node: str) -> Iterator[Decoded]:
         elif _mute(reading):
             problems = dict(list(reading.unreadable.items())[:8])
             yield _event(reading, "gpu_unreadable", next(iter(reading.unreadable.values())), problems)
-    last = blocks[-1] if blocks else None
-    if last is None or not last.cut:
-        return
-    attached = last.header.get("attached_gpus", "")
-    shown = f"; {len(blocks)} of {attached} attached GPUs are there" if attached != str(len(blocks)) else ""
-    if last.form == "text":
-        what = f"the rest of GPU {last.bus_id}"
-        reason = f"the report stops after {last.cut!r}{shown}"
-        yield Unreadable(place=f"line {last.last_line}", what=what, reason=reason)
+        if block.cut and block.form == "text":
+            attached = block.header.get("attached_gpus", "")
+            missing = attached.isdigit() and int(attached) > len(blocks)
+            if missing and not reading.lost:
+                raw = f"nvidia-smi stopped inside this GPU, after {block.cut!r}"
+                yield _event(reading, "gpu_unreadable", raw, {"attached": attached, "shown": str(len(blocks))})
+            shown = f"; {len(blocks)} of {attached} attached GPUs are there" if missing else ""
+            what, reason = f"the rest of GPU {block.bus_id}", f"the report stops after {block.cut!r}{shown}"
+            yield Unreadable(place=f"line {block.last_line}", what=what, reason=reason)
 
 
 def _event(reading: GpuReading, kind: str, raw: str, details: dict[str, str]) -> GpuEvent:
@@ -242,9 +248,11 @@ def _reading(block: Block, identity: GpuIdentity, node: str) -> GpuReading:
     who["serial"], who["uuid"] = identity.serial or normal_serial(_text(who["serial"])), identity.uuid
     for name in ("driver_version", "cuda_version"):
         who[name] = who.get(name) or block.header.get(name) or None
-    groups["state"]["mig_devices"] = len(
-        block.fields.get("mig_devices/mig_device/index", []) or block.fields.get("MIG Device/Index", [])
-    )
+    if block.form != "csv" and groups["state"]["mig_mode"] is not None:
+        paths = ("mig_devices/mig_device/index", "MIG Device/Index")
+        groups["state"]["mig_devices"] = sum(len(block.fields.get(path, [])) for path in paths)
+    if set(_text(who["fabric_cluster"]) or "0") <= set("0-"):
+        who["fabric_cluster"] = None  # a GPU that is in no cluster says so with noughts
     gpu = identity.serial or identity.uuid
     slot = identity.pci or (None if who["index"] is None else f"index {who['index']}")
     return GpuReading(
@@ -254,6 +262,7 @@ def _reading(block: Block, identity: GpuIdentity, node: str) -> GpuReading:
         line=block.line,
         form=block.form,
         timestamp=block.header.get("timestamp") or None,
+        cut=block.cut,
         lost=any(LOST in value.lower() for values in block.fields.values() for value in values),
         metrics=metrics,
         counters=counters,
@@ -334,9 +343,10 @@ def _processes(block: Block, unreadable: dict[str, str]) -> int | None:
     types = block.fields.get("processes/process_info/type") or block.fields.get("Processes/Process ID/Type")
     if types:
         return sum("C" in kind for kind in types)
-    raw = (block.fields.get("processes") or block.fields.get("Processes") or [None])[0]
-    if raw is None:
+    said = block.fields.get("processes") or block.fields.get("Processes")
+    if not said:
         return None
+    raw = said[0]
     if raw in {"", "None"}:
         return 0
     if _word(raw) is not None:

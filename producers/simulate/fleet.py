@@ -73,7 +73,7 @@ class SimulatedFleet:
     """A fleet of made-up nodes whose faults are known. The same settings and `start_ms` give the same records."""
 
     def __init__(self, settings: SimulateSettings, start_ms: int) -> None:
-        self.nodes: tuple[Node, ...] = build(settings.racks, settings.seed)
+        self.nodes: tuple[Node, ...] = build(settings.racks, settings.seed, boot=start_ms)
         self._settings = settings
         self._start_ms = start_ms
         self._script = Script(settings, self.nodes)

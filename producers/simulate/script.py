@@ -34,7 +34,8 @@ _AFTER_WARMUP_S: Mapping[str, float] = {
 }
 """When each scripted fault begins, seconds after the warm-up: apart, so that a spectator can follow, and not at a tick,
 so that the kernel speaks before the next reading shows it, as it does."""
-_CREEP_CELSIUS_PER_S = 0.8
+_CREEP_S = 30.0
+"""An overheating GPU takes so long to `HARDWARE_SLOWDOWN_CELSIUS`, and goes on creeping."""
 _HOTTEST_CELSIUS = 94.0
 _COOLING_CELSIUS_PER_S = 2.5
 _OVERHEATING_S = 45.0
@@ -94,6 +95,8 @@ class _Scripted:
     """The other GPUs of its NVLink domain."""
     observable_s: float | None = None
     """When a reading first showed it."""
+    from_celsius: float | None = None
+    """How warm the GPU was when it began to overheat."""
 
     @property
     def begins_s(self) -> float:
@@ -195,11 +198,12 @@ class Script:
         """A cooler that comes loose: the temperature creeps up, the clocks give way, and later it is mended."""
         gpu = fault.gpu.number
         healthy = readings["temperature_celsius"][gpu]
+        if fault.from_celsius is None:
+            fault.from_celsius = float(healthy)
         ends_s = fault.ends_s if fault.ends_s is not None else now_s + 1
-        rise = _CREEP_CELSIUS_PER_S * (min(now_s, ends_s) - fault.begins_s)
-        fall = _COOLING_CELSIUS_PER_S * max(0.0, now_s - ends_s)
-        hottest = min(_HOTTEST_CELSIUS, healthy + rise)
-        celsius = np.rint(max(healthy, hottest - fall))
+        creep = (HARDWARE_SLOWDOWN_CELSIUS - fault.from_celsius) / _CREEP_S
+        hottest = min(_HOTTEST_CELSIUS, fault.from_celsius + creep * (min(now_s, ends_s) - fault.begins_s))
+        celsius = np.rint(max(healthy, hottest - _COOLING_CELSIUS_PER_S * max(0.0, now_s - ends_s)))
         readings["temperature_celsius"][gpu] = celsius
         readings["memory_temperature_celsius"][gpu] += 0.4 * (celsius - healthy)
         if celsius >= SLOWDOWN_CELSIUS:

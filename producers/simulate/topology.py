@@ -90,8 +90,8 @@ class Node:
         return PLATFORMS[self.kind]
 
 
-def build(racks: Sequence[RackSpec], seed: int) -> tuple[Node, ...]:
-    """All nodes of the fleet, rack by rack."""
+def build(racks: Sequence[RackSpec], seed: int, boot: object = 0) -> tuple[Node, ...]:
+    """All nodes of the fleet, rack by rack; another `boot` gives other boot ids and nothing else."""
     nodes: list[Node] = []
     number = 0
     built: dict[str, int] = {}
@@ -110,7 +110,7 @@ def build(racks: Sequence[RackSpec], seed: int) -> tuple[Node, ...]:
                         name=name,
                         slot=slot,
                         kind=spec.kind,
-                        boot_id=str(UUID(bytes=_hash(seed, name, "boot"))),
+                        boot_id=str(UUID(bytes=_hash(seed, name, "boot", boot))),
                         nvlink_domain=f"nvl-{rack}" if platform.domain_is_rack else name,
                         leaf_switch=f"leaf-{rack}",
                         pdu=f"pdu-{rack}-{'ab'[slot % 2]}",

@@ -31,7 +31,10 @@ _CONSTRAINT = 469
 _CANNOT_READ = {6, 26, 27, 32, 33, 38, 41, 69, 72, 117, 128, 131, 190, 321, 349, 395, 407}
 """Codes of values that cannot be read or are out of bounds. TYPE_MISMATCH (53) and CANNOT_CONVERT_TYPE (70) are not
 among them: an Avro block carries its types, so they say that the table is not the one this build expects."""
-_AVRO = re.compile(r"avro::Exception, e\.what\(\) = (?P<what>.*?)(?: \(version |$)", re.DOTALL)
+# a std::exception of the Avro library, or a code of its own, by where it is met
+_AVRO = re.compile(
+    r"avro::Exception(?:, e\.what\(\) =|:) (?P<what>.*?)\.?(?: \(version | \(AVRO_EXCEPTION|$)", re.DOTALL
+)
 _VIOLATED = re.compile(r"Constraint `(?P<name>\w+)` .*? is violated at row (?P<row>\d+)\.", re.DOTALL)
 _VALUES = re.compile(r"Column values: (?P<values>.*?)\.? \(VIOLATED_CONSTRAINT\)", re.DOTALL)
 _DETAIL_CHARACTERS = 500
@@ -103,7 +106,6 @@ def rejection(code: int | None, message: str) -> RejectedError | None:
         detail = f"ClickHouse: found {values['values']}" if values else f"ClickHouse: {message}"
         return RejectedError(violated["name"], detail[:_DETAIL_CHARACTERS], int(violated["row"]) - 1)
     if avro := _AVRO.search(message):
-        # std::exception of the Avro library; the server gives it no code of its own
         return RejectedError("rejected_by_sink", f"ClickHouse cannot read it as Avro: {avro['what']}", None)
     if code in _CANNOT_READ:
         return RejectedError("rejected_by_sink", f"ClickHouse: {message}"[:_DETAIL_CHARACTERS], None)

@@ -1,1 +1,1 @@
-"""How fast, how large and how late fleetpulse is on this machine: `python -m tests.benchmarks [NAME…]` prints one table."""
+"""How fast, large and late fleetpulse is on this machine: `python -m tests.benchmarks [NAME…]` prints one table."""

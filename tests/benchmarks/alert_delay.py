@@ -1,4 +1,4 @@
-"""From a fault seen on its node to the webhook: publisher, Kafka, stream worker, alerts, an HTTP server that notes when.
+"""From a fault seen on its node to the webhook: publisher, Kafka, stream worker, alerts, an HTTP server.
 
 Every fault is a kernel line of its own GPU in its own rack, so each must page by itself; a healthy fleet of 208 GPUs
 reports through the same topics meanwhile. The clock runs from when the agent's decoder has the line (`observed_ms`).
@@ -87,7 +87,9 @@ def _rows(delays: Sequence[float], faults: int, doubled: int) -> Iterator[Row]:
     if len(delays) < 2:
         raise BenchmarkError(f"of {faults} faults {len(delays)} reached the webhook")
     p99 = quantiles(delays, n=100, method="inclusive")[98]
-    yield Row("fault to alert, median", f"{median(delays):.2f} s", f"fastest {delays[0]:.2f} s, slowest {delays[-1]:.2f} s")
+    yield Row(
+        "fault to alert, median", f"{median(delays):.2f} s", f"fastest {delays[0]:.2f} s, slowest {delays[-1]:.2f} s"
+    )
     yield judged(
         "fault to alert, p99",
         f"{p99:.2f} s",

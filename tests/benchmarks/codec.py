@@ -15,11 +15,21 @@ def run(context: Context) -> Iterable[Row]:
     context.say("encoding, decoding, detecting, spooling")
     found = context.measure("pure", {"share": min(1.0, max(0.05, context.scale))}, limit_s=_LIMIT_S)
     block, single = found["decode_block"], found["decode_single"]
-    yield Row("encode a node's tick (8 GPUs, 24 metrics)", f"{count(found['encode_records'])} records/s",
-              f"{found['message_bytes']:.0f} bytes a record")
-    yield Row("decode a run of 2,000 records in one block", f"{count(block)} GPU samples/s",
-              f"record by record {count(single)}: {times(block / single)}")
+    yield Row(
+        "encode a node's tick (8 GPUs, 24 metrics)",
+        f"{count(found['encode_records'])} records/s",
+        f"{found['message_bytes']:.0f} bytes a record",
+    )
+    yield Row(
+        "decode a run of 2,000 records in one block",
+        f"{count(block)} GPU samples/s",
+        f"record by record {count(single)}: {times(block / single)}",
+    )
     yield Row("decode, gather into ticks, run all detectors", f"{count(found['process'])} GPU samples/s")
     yield Row("kernel log, 1 line in 100 an XID", f"{count(found['kernel_lines'])} lines/s")
-    yield Row("spool to disk", f"{count(found['spool_append'])} records/s", f"take back {count(found['spool_take'])} records/s")
-    yield Row("simulated fleet", f"{count(found['simulate'])} GPU samples/s")
+    yield Row(
+        "spool to disk",
+        f"{count(found['spool_append'])} records/s",
+        f"take back {count(found['spool_take'])} records/s",
+    )
+    yield Row("simulated fleet, encoded", f"{count(found['simulate'])} GPU samples/s")

@@ -1,7 +1,7 @@
 """What a benchmark is given: room on disk, cores, real servers, and processes of its own to measure.
 
-A benchmark is one module with `run(context) -> Iterable[Row]`. It gives its rows as it has them, is bounded in count and
-time, and leaves no process behind. What it raises becomes a row that says why; the others go on.
+A benchmark is one module with `run(context) -> Iterable[Row]`. It gives its rows as it has them, is bounded in count
+and time, and leaves no process behind. What it raises becomes a row that says why; the others go on.
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ class Measured:
         try:
             code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            raise BenchmarkError(f"{self._name} did not end within {limit_s:.0f} s; it said: {self.last_words()}") from None
+            raise BenchmarkError(
+                f"{self._name} did not end within {limit_s:.0f} s; it said: {self.last_words()}"
+            ) from None
         if code:
             raise BenchmarkError(f"{self._name} ended with exit status {code}: {self.last_words()}")
         lines = self._said.with_suffix(".out").read_text().strip().splitlines()
@@ -161,7 +163,9 @@ class Measured:
 
     def last_words(self) -> str:
         """The end of what it wrote to standard error."""
-        lines = [line for line in self._said.with_suffix(".err").read_text(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line for line in self._said.with_suffix(".err").read_text(errors="replace").splitlines() if line.strip()
+        ]
         return " / ".join(lines[-3:]) or "nothing"
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from tests.benchmarks.context import BenchmarkError, Context
 from tests.benchmarks.fleet_log import FleetLog, records, send
 from tests.benchmarks.table import Row, count, judged, times
 
-_NODES, _TICKS = 120, 900
+_RACKS, _TICKS = 15, 900
 _PASSES = 3
 _LIMIT_S = 120.0
 _VALUES = len(METRICS) + 1
@@ -28,15 +28,19 @@ AIM_RATIO, AIM_BYTES = 0.8, 1.0
 
 def run(context: Context) -> Iterable[Row]:
     """Rows: the loader beside the server alone, and bytes per value on disk."""
-    ticks = context.sized(_TICKS, least=20)
-    log = FleetLog(nodes=_NODES, ticks=ticks, fresh_ticks=ticks)
+    log = FleetLog(racks=_RACKS, ticks=context.sized(_TICKS, least=20))
     with context.clickhouse(context.cores.measured) as server, context.kafka() as bootstrap:
         context.say(f"simulating {count(log.samples)} GPU samples")
         made = list(records(log))
         send(bootstrap, made)
         file = container.frame(current("GpuSample"), [value[HEADER_BYTES:] for _, value in made])
         del made
-        login = {"host": server.host, "port": server.port, "username": server.username, "password": server.password}
+        login: dict[str, Any] = {
+            "host": server.host,
+            "port": server.port,
+            "username": server.username,
+            "password": server.password,
+        }
         client = clickhouse_connect.get_client(**login, autogenerate_session_id=False, send_receive_timeout=_LIMIT_S)
         alone, loaded = [], []
         database = ""
@@ -60,8 +64,8 @@ def run(context: Context) -> Iterable[Row]:
             f"{count(median(loaded))} rows/s",
             f"≥ {AIM_RATIO:g}×",
             met=ratio >= AIM_RATIO,
-            beside=f"the server alone on the same Avro {count(median(alone))}: {times(ratio)}; passes {_list(loaded)} / "
-            f"{_list(alone)}",
+            beside=f"the server alone on the same Avro {count(median(alone))}: {times(ratio)}; "
+            f"passes {_list(loaded)} / {_list(alone)}",
         )
         context.say("merging, to see what stays on disk")
         yield _on_disk(client, database, log.samples)

@@ -13,6 +13,7 @@ Verdict = Literal["met", "missed", "failed", "skipped", ""]
 
 COLUMNS = ("what", "measured", "beside", "aim", "verdict")
 _PLAIN_WIDTHS = (58, 24, 44, 12, 7)
+_NOTHING = "\N{EN DASH}"
 _COLOURS = {"met": "green", "missed": "yellow", "failed": "red", "skipped": "dim"}
 
 
@@ -40,12 +41,12 @@ def judged(what: str, measured: str, aim: str, *, met: bool, beside: str = "") -
 
 def failed(what: str, why: object) -> Row:
     """A benchmark that did not come to its end, and why."""
-    return Row(what, "–", _one_line(why), "", "failed")
+    return Row(what, _NOTHING, _one_line(why), "", "failed")
 
 
 def skipped(what: str, why: object) -> Row:
     """A part that cannot be measured here, and why."""
-    return Row(what, "–", _one_line(why), "", "skipped")
+    return Row(what, _NOTHING, _one_line(why), "", "skipped")
 
 
 def count(number: float) -> str:

@@ -21,6 +21,7 @@ from schemas.records import GpuSample
 
 START_MS = 1_700_000_000_000
 SMALL = (RackSpec(kind="hgx", racks=1, nodes=2), RackSpec(kind="nvl72", racks=1, nodes=3))
+DEMO_SHORT = (RackSpec(kind="hgx", racks=2, nodes=2), RackSpec(kind="nvl72", racks=2, nodes=4))
 HEALTHY = SimulateSettings(racks=SMALL, faults=(), application_errors=False)
 
 
@@ -156,6 +157,7 @@ def test_an_overheating_gpu_creeps_past_its_limit_is_throttled_and_cools_down_ag
     assert len(hot) > 15
     assert 90 < max(celsius.values()) < 97
     assert max(abs(later - earlier) for earlier, later in pairwise(celsius.values())) <= 4, "it creeps"
+    assert celsius[START_MS + 14_000] < 78
     assert any(int(bits) & 0x40 for bits in throttle.values())
     assert min(clock[tick] for tick in hot) < 0.7 * max(clock.values())
     assert celsius[START_MS + 80_000] < 80
@@ -204,6 +206,22 @@ def test_scripted_faults_have_a_rack_each_and_are_through_in_time(demo: tuple[Si
     assert sorted(one.fault for one in truth) == sorted(SimulateSettings().faults)
     assert len({one.rack for one in truth}) == 4
     assert all(START_MS + 15_000 <= one.start_ms <= START_MS + 40_000 for one in truth)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_jobs_are_doing_every_scripted_fault_shows_and_nothing_else_does(seed: int) -> None:
+    fleet, steps = played(SimulateSettings(racks=DEMO_SHORT, duration_s=60, warmup_s=6, seed=seed))
+
+    roots_found = {one.component: one for one in fleet.truth() if one.role == "root"}
+    assert sorted(one.fault for one in roots_found.values()) == sorted(SimulateSettings().faults)
+    hot = {
+        gpu_id(gpu)
+        for step in steps
+        for sample in step.samples
+        for gpu, celsius in zip(sample.gpus, sample.temperature_celsius, strict=True)
+        if celsius > 80
+    }
+    assert hot == {one.component for one in roots_found.values() if one.fault == "gpu_overheats"}
 
 
 def test_every_line_of_a_simulated_kernel_is_one_event_of_the_catalogue(
@@ -289,3 +307,10 @@ def test_every_node_is_numbered_without_a_gap() -> None:
         own = [sample for sample in samples_of(steps) if sample.node == node]
         assert [sample.sequence for sample in own] == list(range(20))
         assert [sample.tick_ms for sample in own] == [START_MS + 1000 * tick for tick in range(20)]
+
+
+def test_a_second_run_is_another_boot_so_that_its_events_are_not_taken_for_those_of_the_first() -> None:
+    first, second = SimulatedFleet(HEALTHY, START_MS), SimulatedFleet(HEALTHY, START_MS + 60_000)
+
+    assert {node.boot_id for node in first.nodes}.isdisjoint({node.boot_id for node in second.nodes})
+    assert [node.gpus for node in first.nodes] == [node.gpus for node in second.nodes]

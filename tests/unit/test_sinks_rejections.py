@@ -25,11 +25,18 @@ def test_a_broken_constraint_names_the_reason_the_value_and_the_record() -> None
     assert found.detail == "ClickHouse: found tick_ms = 4611686018427387904"
 
 
-def test_bytes_that_are_not_avro_are_the_blocks_fault() -> None:
-    found = rejection(1001, AVRO)
+@pytest.mark.parametrize(
+    ("code", "message", "what"),
+    [
+        (1001, AVRO, "Cannot have negative length: -4412"),
+        (748, "Code: 748. DB::Exception: avro::Exception: EOF reached. (AVRO_EXCEPTION)", "EOF reached"),
+    ],
+)
+def test_bytes_that_are_not_avro_are_the_blocks_fault(code: int, message: str, what: str) -> None:
+    found = rejection(code, message)
     assert found is not None
     assert (found.reason, found.suspect) == ("rejected_by_sink", None)
-    assert found.detail == "ClickHouse cannot read it as Avro: Cannot have negative length: -4412"
+    assert found.detail == f"ClickHouse cannot read it as Avro: {what}"
 
 
 @pytest.mark.parametrize("code", [27, 72, 117, 190])

@@ -79,6 +79,7 @@ CREATE TABLE IF NOT EXISTS ${database}.fleet_anomalies_in
     fault_class LowCardinality(String),
     state LowCardinality(String),
     severity LowCardinality(String),
+    action LowCardinality(String) DEFAULT 'none',
     value Nullable(Float64),
     `limit` Nullable(Float64),
     begin_ms Int64,
@@ -104,6 +105,7 @@ CREATE TABLE IF NOT EXISTS ${database}.anomaly_log
     metric LowCardinality(Nullable(String)) COMMENT 'The metric, where it is about one',
     fault_class LowCardinality(String) COMMENT 'The fault class it is evidence for',
     severity LowCardinality(String) COMMENT 'info, warning or critical',
+    action LowCardinality(String) COMMENT 'The recommended action, by the rule',
     value Nullable(Float64) COMMENT 'The value that decided',
     `limit` Nullable(Float64) COMMENT 'The limit it was held against',
     reason String CODEC(ZSTD(3)) COMMENT 'One sentence for a human'

@@ -69,7 +69,7 @@ SELECT
     coalesce(node, '') AS node,
     rack,
     severity,
-    '' AS action,
+    action,
     reason AS text,
     anomaly_id AS id
 FROM ${database}.anomalies
@@ -100,4 +100,18 @@ SELECT
     fault_id AS id
 FROM ${database}.fault_history
 WHERE gpu IS NOT NULL AND cleared_at IS NOT NULL
-COMMENT 'What happened to a GPU and where it has been, one row per entry: seen, moved, removed, hour, event, anomaly raised/cleared, fault opened/cleared. Ask by serial and order by at.'
+UNION ALL
+SELECT
+    substring(member.component, 5) AS gpu,
+    first_at AS at,
+    'incident' AS entry,
+    if(member.role = 'root', coalesce(root_node, ''), '') AS node,
+    if(length(racks) = 1, racks[1], '') AS rack,
+    severity,
+    if(member.role = 'root', action, '') AS action,
+    concat(member.role, ' of: ', title) AS text,
+    incident_id AS id
+FROM ${database}.incidents
+ARRAY JOIN members AS member
+WHERE startsWith(member.component, 'gpu:')
+COMMENT 'What happened to a GPU and where it has been, one row per entry: seen, moved, removed, hour, event, anomaly raised/cleared, fault opened/cleared, incident. Ask by serial and order by at.'

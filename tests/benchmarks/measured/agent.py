@@ -13,7 +13,7 @@ from producers.simulate.nvml import SimulatedNvml
 
 def main(given: dict[str, Any]) -> None:
     """`given`: gpus, data_dir. Ends on SIGTERM."""
-    agent.Library = lambda: SimulatedNvml(given["gpus"])  # type: ignore[assignment, misc]
+    setattr(agent, "Library", lambda: SimulatedNvml(given["gpus"]))  # noqa: B010 - not part of its interface
     sys.argv[1:] = ["agent", "--data-dir", given["data_dir"]]
     cli.main()
 

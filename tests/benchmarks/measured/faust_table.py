@@ -41,7 +41,7 @@ def main(given: dict[str, Any]) -> None:
             60.0, expires=120.0
         )
 
-        @app.agent(topic)
+        @app.agent(topic)  # type: ignore[untyped-decorator]
         async def look(stream: Any) -> None:
             nonlocal beyond
             async for value in stream:

@@ -25,11 +25,11 @@ def main(given: dict[str, Any]) -> None:
     began: list[float] = []
     assigned = loader._Loader._assigned
 
-    def noted(self: Any, *arguments: Any) -> None:
+    def noted(*arguments: Any) -> None:
         began.append(time.perf_counter())
-        assigned(self, *arguments)
+        assigned(*arguments)
 
-    loader._Loader._assigned = noted  # type: ignore[method-assign]
+    setattr(loader._Loader, "_assigned", noted)  # noqa: B010 - a method replaced for the measurement
     stop = threading.Event()
     ended = 0.0
     written = metrics.RECORDS.labels(SAMPLES)._value

@@ -49,9 +49,7 @@ def main(given: dict[str, Any]) -> None:
     )
     ticks = 8 * (1 + _PASSES)
     samples = [sample for _ in range(ticks) for sample in fleet.step().samples]
-    log = [
-        Message(SAMPLES, 0, at, sample.tick_ms, b"", codec.encode(sample)) for at, sample in enumerate(samples)
-    ]
+    log = [Message(SAMPLES, 0, at, sample.tick_ms, b"", codec.encode(sample)) for at, sample in enumerate(samples)]
     runs = [log[at : at + _RUN] for at in range(0, len(log), _RUN)]
     some = samples[: round(2000 * share)]
     readings = _RUN * 8
@@ -66,13 +64,13 @@ def main(given: dict[str, Any]) -> None:
         "decode_block": _best(readings, lambda: decode(runs[0])),
         "process": _best(readings, lambda: processor.run(next(going))),
         "kernel_lines": _best(len(lines), lambda: _read(lines)),
-        "simulate": _best(8 * _NODES, fleet.step),
+        "simulate": _best(8 * _NODES, lambda: list(fleet.encoded(fleet.step(), 0))),
     }
     with tempfile.TemporaryDirectory() as folder:
         spool = Spool(Path(folder), 2**30, [SAMPLES])
         records = [m.value for m in log[: round(4000 * share)] if m.value]
-        found["spool_append"] = _best(len(records), lambda: [spool.append(SAMPLES, b"rack", one) for one in records])
-        found["spool_take"] = _best(len(records), lambda: [spool.settle(one) for one in spool.take(SAMPLES, len(records))])
+        found["spool_append"] = _best(len(records), lambda: _spool(spool, records))
+        found["spool_take"] = _best(len(records), lambda: _take_back(spool, len(records)))
         spool.close()
     found["message_bytes"] = sum(len(m.value or b"") for m in log) / len(log)
     print(json.dumps(found))
@@ -86,6 +84,16 @@ def _best(things: int, work: Callable[[], object]) -> float:
         work()
         times.append(time.perf_counter() - began)
     return things / min(times)
+
+
+def _spool(spool: Spool, records: list[bytes]) -> None:
+    for record in records:
+        spool.append(SAMPLES, b"rack", record)
+
+
+def _take_back(spool: Spool, records: int) -> None:
+    for entry in spool.take(SAMPLES, records):
+        spool.settle(entry)
 
 
 def _read(lines: list[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastavro import parse_schema, schemaless_reader
-from quixstreams import Application
+from quixstreams import Application  # type: ignore[import-not-found]
 
 from tests.benchmarks.measured.meter import Meter
 from tests.benchmarks.measured.windows import NodeWindows

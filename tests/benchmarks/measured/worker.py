@@ -24,7 +24,8 @@ def main(given: dict[str, Any]) -> None:
     stop = threading.Event()
 
     def watch() -> None:
-        while not meter.done:
+        limit = time.monotonic() + given["limit_s"]
+        while not meter.done and time.monotonic() < limit:
             meter.reach(int(metrics.READINGS._value.get()))
             time.sleep(_LOOK_S)
         stop.set()
