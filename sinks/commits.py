@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 log = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.2
+_QUIET_SECONDS = 5.0
 
 
 class PartitionGoneError(Exception):
@@ -26,7 +27,7 @@ class PartitionGoneError(Exception):
 class _Request:
     """One commit that a thread waits for."""
 
-    __slots__ = ("due", "gone", "position", "said", "settled", "under_way")
+    __slots__ = ("due", "gone", "position", "said", "settled", "since", "under_way")
 
     def __init__(self, position: TopicPartition) -> None:
         self.position = position
@@ -34,6 +35,7 @@ class _Request:
         self.gone = False
         self.under_way = False
         self.due = 0.0
+        self.since = time.monotonic()
         self.said = False
 
 
@@ -85,7 +87,8 @@ class Commits:
                     del self._requests[position.topic, position.partition]
                     request.settled.set()
                     continue
-                if not request.said:
+                # while a group rebalances, commits fail for a moment: that is no news
+                if not request.said and time.monotonic() - request.since > _QUIET_SECONDS:
                     log.warning(
                         "Kafka did not take a commit: trying again",
                         topic=position.topic,

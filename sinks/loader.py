@@ -53,7 +53,7 @@ _CONSUMER: dict[str, Any] = {
     "auto.offset.reset": "earliest",
     # a loader that joins or leaves takes only its own share of partitions with it
     "partition.assignment.strategy": "cooperative-sticky",
-    "session.timeout.ms": 10_000,
+    "session.timeout.ms": 6_000,
     "heartbeat.interval.ms": 1_000,
     "fetch.wait.max.ms": 100,
     # memory for records that were fetched ahead
@@ -108,7 +108,7 @@ def _migrate(
         try:
             client = connect()
             try:
-                migrate(client, settings.database)
+                migrate(client, settings.database, beat=beat)
             finally:
                 client.close()
         except Exception as error:
@@ -158,6 +158,7 @@ class _Loader:
             kafka
             | _CONSUMER
             | {"group.id": settings.group, "error_cb": self._trouble, "on_commit": self._commits.answered}
+            | ({"group.instance.id": settings.instance} if settings.instance else {})
         )
         self._hands = Hands(
             commits=self._commits,

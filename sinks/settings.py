@@ -17,6 +17,11 @@ class LoaderSettings(BaseModel):
     group: str = Field(
         "fleetpulse-loader", description="Kafka consumer group; loaders of one group share the partitions"
     )
+    instance: str | None = Field(
+        None,
+        description="Lasting name of this loader, shared with no other: started again under it, it has its partitions "
+        "back at once; without it, Kafka waits for the old one's session to end",
+    )
     database: str = Field("fleetpulse", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="ClickHouse database")
     batch_records: int = Field(10_000, ge=1, description="A batch is cut at so many records")
     batch_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="A batch is cut at so many bytes")

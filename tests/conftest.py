@@ -83,18 +83,18 @@ def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         with container as started:
             yield KafkaUnderTest(started.get_bootstrap_server())
     else:
-        from infra.kafka import EmbeddedKafka
+        from infra.kafka import BrokerLimits, EmbeddedKafka
 
-        with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        with EmbeddedKafka(tmp_path_factory.mktemp("kafka"), limits=BrokerLimits(brief=True)) as broker:
             yield KafkaUnderTest(broker.bootstrap)
 
 
 @pytest.fixture
 def fresh_kafka(tmp_path: Path) -> Iterator[object]:
     """A broker of one's own (`infra.kafka.EmbeddedKafka`, started), to be killed, stopped and started again."""
-    from infra.kafka import EmbeddedKafka
+    from infra.kafka import BrokerLimits, EmbeddedKafka
 
-    with EmbeddedKafka(tmp_path / "kafka") as broker:
+    with EmbeddedKafka(tmp_path / "kafka", limits=BrokerLimits(brief=True)) as broker:
         yield broker
 
 

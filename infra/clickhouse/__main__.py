@@ -25,13 +25,20 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8123, help="port to listen on, 0 for any free one (%(default)s)")
     parser.add_argument("--confine", choices=["auto", "require", "off"], default="auto", help="see README.md")
+    parser.add_argument("--grace-seconds", type=float, default=15, help="how long statements may finish at a stop")
+    parser.add_argument("--keep-free-mib", type=int, default=512, help="room left free on the disk (%(default)s)")
     given = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings = EmbeddedClickHouseSettings(
-        data_dir=given.data_dir, host=given.host, port=given.port, confine=given.confine
+        data_dir=given.data_dir,
+        host=given.host,
+        port=given.port,
+        confine=given.confine,
+        grace_seconds=given.grace_seconds,
+        keep_free_bytes=given.keep_free_mib * 2**20,
     )
     try:
         run(

@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Final
 from xml.sax.saxutils import escape
+
+NEEDED_BYTES: Final = 32 * 2**20  # of free disk, to start at all
 
 
 class StartError(Exception):
@@ -49,10 +52,17 @@ class Folder:
         """The file that the engine is started with."""
         return self.config / "config.xml"
 
+    def free_bytes(self) -> int:
+        """Room left on the disk of the engine's files."""
+        found = os.statvfs(self.engine)
+        return found.f_bavail * found.f_frsize
+
 
 @contextmanager
-def held(data_dir: Path, *, memory_bytes: int) -> Iterator[Folder]:
+def held(data_dir: Path, *, memory_bytes: int, keep_free_bytes: int) -> Iterator[Folder]:
     """The folder, made ready and held against a second process.
+
+    The engine is configured to take `memory_bytes` at most, and to leave `keep_free_bytes` of the disk alone.
 
     Raises:
         StartError: it is held by another process, cannot be written, or the disk is full.
@@ -68,7 +78,8 @@ def held(data_dir: Path, *, memory_bytes: int) -> Iterator[Folder]:
                 part.mkdir(mode=0o700, exist_ok=True)
             for left in folder.temporary.glob("clickhouse-embedded-*"):  # of a start that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            _write_config(folder, memory_bytes)
+            _write_config(folder, memory_bytes, keep_free_bytes)
+            _check_room(folder)
         except BaseException:
             os.close(lock)
             raise
@@ -94,7 +105,12 @@ def _lock(root: Path) -> int:
     return lock
 
 
-def _write_config(folder: Folder, memory_bytes: int) -> None:
+def _check_room(folder: Folder) -> None:
+    if folder.free_bytes() < NEEDED_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.engine))
+
+
+def _write_config(folder: Folder, memory_bytes: int, keep_free_bytes: int) -> None:
     users = resources.files(__package__).joinpath("users.xml").read_bytes()
     (folder.config / "users.xml").write_bytes(users)
     folder.engine_config.write_text(
@@ -103,6 +119,14 @@ def _write_config(folder: Folder, memory_bytes: int) -> None:
     <users_config>{escape(str(folder.config / "users.xml"))}</users_config>
     <max_server_memory_usage>{memory_bytes}</max_server_memory_usage>
     <mark_cache_size>{memory_bytes // 16}</mark_cache_size>
+    <!-- This engine takes a write that failed for one that succeeded, so the disk must never become full. -->
+    <storage_configuration>
+        <disks>
+            <default>
+                <keep_free_space_bytes>{keep_free_bytes}</keep_free_space_bytes>
+            </default>
+        </disks>
+    </storage_configuration>
 </clickhouse>
 """
     )

@@ -19,6 +19,7 @@ from infra.clickhouse.access import Keys, Login, login
 from infra.clickhouse.analyst import ANALYST, Policy
 from infra.clickhouse.confine import Confinement
 from infra.clickhouse.engine import Engine, Inserter, Stream
+from infra.clickhouse.folder import Folder
 from infra.clickhouse.job import Job, Limits
 from infra.clickhouse.protocol import Query, QueryError, query_error
 from infra.clickhouse.sessions import Sessions
@@ -57,6 +58,7 @@ class Front:
     def __init__(
         self,
         engine: Engine,
+        folder: Folder,
         policy: Policy,
         keys: Keys,
         *,
@@ -66,6 +68,7 @@ class Front:
         open_to_hosts: bool,
     ) -> None:
         self._engine = engine
+        self._folder = folder
         self._policy = policy
         self._keys = keys
         self._limits = limits
@@ -198,6 +201,7 @@ class Front:
             request.taken.callback(self._sessions.give, session, timeout_s=query.session_timeout_s)
         job = Job(
             engine=self._engine,
+            folder=self._folder,
             policy=self._policy,
             limits=self._limits,
             login=user,
@@ -325,7 +329,7 @@ class Front:
         def finish(insert: Inserter) -> protocol.Counts:
             nonlocal inserter
             inserter = None
-            return insert.finish()
+            return job.finish(insert)
 
         try:
             running = await self._do(start)

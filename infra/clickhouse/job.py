@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from infra.clickhouse.access import Login
 from infra.clickhouse.analyst import ANALYST, Policy
 from infra.clickhouse.engine import Answer, Engine, Handle, Inserter, Stream
-from infra.clickhouse.protocol import Query, QueryError, query_error, quoted
+from infra.clickhouse.folder import Folder
+from infra.clickhouse.protocol import Counts, Query, QueryError, query_error, quoted
 from infra.clickhouse.sessions import Session
-from infra.clickhouse.statement import Insert
+from infra.clickhouse.statement import Insert, inserts
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Limits:
     writer: Mapping[str, str]
     analyst: Mapping[str, str]
     held: Mapping[str, str]  # for an answer that is held in memory until it is whole
+    keep_free_bytes: int  # of the disk
 
 
 @dataclass(slots=True)
@@ -25,6 +27,7 @@ class Job:
     """A statement on its handle. All methods block; call `begin` first and `end` last."""
 
     engine: Engine
+    folder: Folder
     policy: Policy
     limits: Limits
     login: Login
@@ -70,6 +73,19 @@ class Job:
                 "For queries over HTTP, method GET implies readonly. You should use method POST for modifying queries.",
             )
 
+        if inserts(self.statement):
+            self._check_room(self.limits.keep_free_bytes)
+
+    def _check_room(self, needed_bytes: int) -> None:
+        free_bytes = self.folder.free_bytes()
+        if free_bytes < needed_bytes:
+            raise query_error(
+                243,
+                "NOT_ENOUGH_SPACE",
+                f"The disk of {self.folder.engine} has {free_bytes // 2**20} MiB free, "
+                f"{needed_bytes // 2**20} MiB must stay free: free some space",
+            )
+
     def _settings(self) -> dict[str, str]:
         settings = {"log_comment": self.comment} | (dict(self.limits.held) if self.holds else {})
         if self.login.writes:
@@ -89,7 +105,10 @@ class Job:
 
     def run(self) -> Answer:
         """Run the statement to its end."""
-        return self.handle.query(self.statement, self.query.default_format, self.query.params)
+        answer = self.handle.query(self.statement, self.query.default_format, self.query.params)
+        if inserts(self.statement):
+            self._check_still_room()
+        return answer
 
     def stream(self) -> Stream:
         """Run a SELECT and hand its output out block by block."""
@@ -101,6 +120,16 @@ class Job:
             raise RuntimeError("the statement is not an INSERT with data")
         self.handle.set({f"param_{name}": value for name, value in self.query.params.items()})
         return self.handle.insert(self.insert.head, self.insert.format)
+
+    def finish(self, inserter: Inserter) -> Counts:
+        """Commit the INSERT; when this returns its rows are on the disk."""
+        counts = inserter.finish()
+        self._check_still_room()
+        return counts
+
+    def _check_still_room(self) -> None:
+        """Make no promise if the disk became full meanwhile: a write may have failed and the engine not have seen it."""
+        self._check_room(self.limits.keep_free_bytes // 4)
 
     def end(self) -> None:
         """Give the handle back, or leave it to the session whose state it holds."""

@@ -65,7 +65,7 @@ def run(
         StartError: it cannot start; one line that names the thing and the remedy.
     """
     memory_bytes = settings.memory_bytes or _half_of_the_memory()
-    with held(settings.data_dir, memory_bytes=memory_bytes) as folder:
+    with held(settings.data_dir, memory_bytes=memory_bytes, keep_free_bytes=settings.keep_free_bytes) as folder:
         keys = _keys(settings, folder)
         with _listener(settings) as listener:
             prepared = _Prepared(settings, folder, keys, listener, memory_bytes, rules())
@@ -141,6 +141,7 @@ def _serve(
             policy = Policy.of(prepared.analyst_rules, handle)
         front = Front(
             engine,
+            folder,
             policy,
             prepared.keys,
             limits=_limits(settings, prepared.memory_bytes),
@@ -190,6 +191,7 @@ def _limits(settings: EmbeddedClickHouseSettings, memory_bytes: int) -> Limits:
             "max_temporary_data_on_disk_size_for_query": str(memory_bytes * 2),
         },
         held={"max_result_bytes": str(max(memory_bytes // 4, 2**27))},
+        keep_free_bytes=settings.keep_free_bytes,
     )
 
 

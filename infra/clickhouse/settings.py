@@ -26,6 +26,11 @@ class EmbeddedClickHouseSettings(BaseModel):
         ge=256 * 2**20,
         description="The most memory one statement may take; half of the machine's if unset.",
     )
+    keep_free_bytes: int = Field(
+        default=512 * 2**20,
+        ge=0,
+        description="Room that writing leaves free on the disk: chDB takes a write that failed for a good one.",
+    )
     analyst_seconds: int = Field(
         default=60, ge=1, description="The longest a statement of the read-only login may run."
     )

@@ -114,6 +114,11 @@ def format_of(statement: bytes) -> str | None:
     return named
 
 
+def inserts(statement: bytes) -> bool:
+    """Whether it is an INSERT of any kind."""
+    return next((text.upper() == b"INSERT" for _, text, _ in _tokens(statement)), False)
+
+
 def selects(statement: bytes) -> bool:
     """Whether it begins as a SELECT does; only such a statement can be handed out block by block."""
     for _, text, _ in _tokens(statement):

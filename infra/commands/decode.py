@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 if TYPE_CHECKING:
+    from producers.kernel_log import Decoder
     from schemas.catalog import Catalog
 
 app = typer.Typer(
@@ -46,6 +47,14 @@ def kernel_log(
         int | None,
         typer.Option(help="When the machine booted (UTC milliseconds): gives stamps such as [123.456] their time."),
     ] = None,
+    driver: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="The GPU driver's version, such as 570.86: what the registers of NVLink lines (XID 144 to 150) mean "
+            "changed with 575. Left out: what they say under one version only, or under all.",
+        ),
+    ] = None,
 ) -> None:
     """Print one JSON object for each hardware event of a kernel log; counts by kind go to standard error.
 
@@ -57,19 +66,25 @@ def kernel_log(
     [dim]dmesg --follow --time-format iso | fleetpulse decode kernel-log -[/]
     [dim]journalctl -k -o json | fleetpulse decode kernel-log - | jq 'select(.severity == "critical")'[/]
     """
+    from producers.kernel_log import Decoder
     from schemas.catalog import CatalogError, load
 
+    decoder = Decoder(now_ms=time.time_ns() // 1_000_000, boot_ms=boot_ms)
     try:
         entries = load(catalog)
+        if driver is not None:
+            decoder.gpus.tell_driver(driver)
     except CatalogError as error:
         _fail(str(error))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--driver") from error
     counts: Counter[str] = Counter()
     try:
         if file == "-":
-            _print_events(sys.stdin.buffer, sys.stdout.buffer, entries, boot_ms, counts, at_once=True)
+            _print_events(sys.stdin.buffer, sys.stdout.buffer, entries, decoder, counts, at_once=True)
         else:
             with Path(file).open("rb") as stream:
-                _print_events(stream, sys.stdout.buffer, entries, boot_ms, counts, at_once=False)
+                _print_events(stream, sys.stdout.buffer, entries, decoder, counts, at_once=False)
     except BrokenPipeError:
         # The reader has seen enough (`| head`); Python would complain once more while it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,13 +97,12 @@ def kernel_log(
 
 
 def _print_events(
-    stream: BinaryIO, out: BinaryIO, entries: Catalog, boot_ms: int | None, counts: Counter[str], *, at_once: bool
+    stream: BinaryIO, out: BinaryIO, entries: Catalog, decoder: Decoder, counts: Counter[str], *, at_once: bool
 ) -> None:
     """Write an object per event as it is found; `at_once` flushes each, for a log that is still being written."""
-    from producers.kernel_log import Decoder, numbered
+    from producers.kernel_log import numbered
 
     encoder = msgspec.json.Encoder()
-    decoder = Decoder(now_ms=time.time_ns() // 1_000_000, boot_ms=boot_ms)
     pending: list[bytes] = []
     size = 0
     for number, raw in numbered(stream):

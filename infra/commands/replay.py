@@ -29,7 +29,7 @@ from schemas.records import HardwareEvent
 from schemas.topics import EVENTS, FAULTS, INCIDENTS
 
 if TYPE_CHECKING:
-    from infra.cli import Options
+    from infra.options import Options
 
 _LOOK_SECONDS = 0.3
 _FAULTS = """

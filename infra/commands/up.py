@@ -9,7 +9,7 @@ import threading
 import structlog
 
 from infra import addresses, observe, pipeline
-from infra.cli import Options
+from infra.options import Options
 from infra.presence import announced
 
 log = structlog.get_logger()

@@ -21,7 +21,7 @@ from infra.settings import Settings
 from infra.supervise import LOCK_FILE, Supervisor, sole
 
 if TYPE_CHECKING:
-    from infra.cli import Options
+    from infra.options import Options
 
 SITE = "demo"
 _MARK = ".fleetpulse-demo"

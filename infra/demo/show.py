@@ -102,6 +102,8 @@ class _Lines:
         self._next_line = 0.0
 
     def starting(self, what: str) -> None:
+        if not self._said:
+            self._once(_STARTING, _STARTING)
         self._once(f"starting {what}", f"starting {what}")
 
     def update(self, seen: Seen, elapsed_seconds: float, phase: str) -> None:

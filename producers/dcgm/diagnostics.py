@@ -292,7 +292,8 @@ def _result(
         component = node_id(node or "unknown")
     else:
         component = gpu_id(serial, node, str(gpu)) if serial or node else f"gpu:{gpu}"
-    worst = next((found for found in meaning.findings if found.rule == meaning.rule), None)
+    deciding = (found for found in meaning.findings if found.rule == meaning.rule)
+    worst = next(deciding, next(iter(meaning.findings), None))
     return DiagnosticResult(
         component=component,
         gpu=gpu,

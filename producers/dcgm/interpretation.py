@@ -151,8 +151,7 @@ def interpret(
     findings = tuple(_finding(test, warned, catalog) for warned in warnings)
     said = "; ".join(text for text in (*(warned.text for warned in warnings), *info) if text)
     if result == "not_run":
-        findings = tuple(finding for finding in findings if finding.dcgm_severity != "unknown")
-        worst = max(findings, key=_rank, default=None)
+        worst = max((found for found in findings if found.dcgm_severity != "unknown"), key=_rank, default=None)
         why = f" ({said})" if said else ""
         meaning = f"The test {test!r} was not run{why}: it tells nothing about {row.looks_at}."
         if worst is None or worst.severity == "info":
@@ -170,7 +169,8 @@ def interpret(
 def _interpretation(
     severity: Severity, action: Action, worst: Finding | None, rule: str, meaning: str, findings: tuple[Finding, ...]
 ) -> Interpretation:
-    explains = dict.fromkeys(name for found in sorted(findings, key=_rank, reverse=True) for name in found.explains)
+    gravest_first = sorted(findings, key=_rank, reverse=True) if severity != "info" else ()
+    explains = dict.fromkeys(name for found in gravest_first for name in found.explains)
     return Interpretation(
         severity=severity,
         category=worst.category if worst else None,

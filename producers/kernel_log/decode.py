@@ -67,7 +67,7 @@ class Decoder:
         return [event for message in line.messages for event in self._message(number, raw, line, message)]
 
     def _message(self, number: int, raw: str, line: Line, message: str) -> Iterator[KernelEvent]:
-        coded = find_coded(message)
+        coded = find_coded(message, self.gpus.branch)
         if coded:
             for found in coded:
                 yield self._coded(number, raw, line, found)

@@ -6,6 +6,8 @@ import re
 
 import msgspec
 
+from schemas.catalog.nvlink5 import Branch, branch_of
+
 _NO_SERIAL = re.compile(r"0*|N/?A|unknown", re.IGNORECASE)
 
 
@@ -54,6 +56,8 @@ class GpuMap:
     """
 
     def __init__(self) -> None:
+        self.branch: Branch | None = None
+        """Of the driver that runs them, where somebody told us: it decides what NVLink registers mean."""
         self._told: dict[str, str] = {}
         self._serials: dict[str, str] = {}
         self._uuids: dict[str, str] = {}
@@ -62,6 +66,10 @@ class GpuMap:
         """What a better source knows, such as NVML: it beats the log."""
         if address := normal_pci(pci):
             self._told[address] = gpu
+
+    def tell_driver(self, version: str) -> None:
+        """The driver's version, such as `570.86.15`. Raises `ValueError` where it is none."""
+        self.branch = branch_of(version)
 
     def learn(self, pci: str | None, *, uuid: str | None = None, serial: str | None = None) -> None:
         """What a line said; another UUID at the same address is another GPU, whose serial is not known yet."""

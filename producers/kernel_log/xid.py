@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from producers.kernel_log.events import normal_pci
+from producers.kernel_log.nvlink5 import Word, decode_registers
+from schemas.catalog.nvlink5 import Branch
 
 _CODED = re.compile(
     r"""(?P<sxid>S)?X(?:id|ID)(?![A-Za-z])\s{0,4}
@@ -30,8 +32,8 @@ _CAUSED_BY = re.compile(r"caused by previous Xid (?P<caused_by_xid>[0-9]{1,9})")
 _CHANNEL = re.compile(r"\bCh (?:ID )?(?P<channel>[0-9a-fA-F]{8})\b")
 _LINK = re.compile(r"\blink (?P<link>-?[0-9]{1,4})(?![0-9])", re.IGNORECASE)
 _FATALITY = re.compile(r"\b(?P<non>non-?)?fatal\b", re.IGNORECASE)
-_SUB_CODE = re.compile(r"\b(?P<sub_code>[A-Z][A-Z0-9_/]{2,40})\s{1,8}(?:[Nn]on-?)?[Ff]atal\b")
-_REGISTERS = re.compile(r"\((?P<registers>0x[0-9a-fA-F]{1,16}(?:,? 0x[0-9a-fA-F]{1,16}){0,15})")
+_SUBCODE = re.compile(r"\b(?P<subcode>[A-Z][A-Z0-9_/]{2,40})\s{1,8}(?:[Nn]on-?)?[Ff]atal\b")
+_REGISTERS = re.compile(r"\(\s{0,4}(?P<registers>0x[0-9a-fA-F]{1,16}(?:,?\s{1,4}0x[0-9a-fA-F]{1,16}){0,15})")
 _SWITCH_SEVERITY = re.compile(r"^[\s,]*Severity (?P<level>[0-9])\b")
 _SWITCH_DATA = re.compile(r"^[\s,]*Data \{")
 _RECOVERY = re.compile(
@@ -48,7 +50,7 @@ _DETAILS: dict[int, tuple[re.Pattern[str], ...]] = {
     95: (re.compile(r"RST: (?P<reset>Yes|No)"),),
     119: (re.compile(r"Expected function (?P<function>[0-9]+ \(\w{1,60}\))"),),
 }
-_NVLINK5 = range(144, 151)
+_NVLINK, _NVLINK5 = 74, range(144, 151)
 _MAX_CODE = 2**31 - 1
 
 
@@ -64,11 +66,16 @@ class Coded(NamedTuple):
     """Where in the message it begins."""
 
 
-def find_coded(message: str) -> list[Coded]:
-    """Every XID and SXid of a message, in order; lines glued together hold more than one."""
+def find_coded(message: str, branch: Branch | None = None) -> list[Coded]:
+    """Every XID and SXid of a message, in order; lines glued together hold more than one.
+
+    `branch` is that of the driver which wrote it, where it is known.
+    """
     matches = list(_matches(message))
     ends = [*(match.start() for match in matches), len(message)][1:]
-    return [_coded(message, match, message[match.end() : end]) for match, end in zip(matches, ends, strict=True)]
+    return [
+        _coded(message, match, message[match.end() : end], branch) for match, end in zip(matches, ends, strict=True)
+    ]
 
 
 def _matches(message: str) -> Iterator[re.Match[str]]:
@@ -82,7 +89,7 @@ def _matches(message: str) -> Iterator[re.Match[str]]:
             at = message.find(word, at + 3)
 
 
-def _coded(message: str, match: re.Match[str], rest: str) -> Coded:
+def _coded(message: str, match: re.Match[str], rest: str, branch: Branch | None) -> Coded:
     where = match["where"] or match["open"] or ""
     code: int | None = int(match["code"], 16 if match["code"].startswith("0x") else 10)
     details: dict[str, str] = {}
@@ -90,14 +97,15 @@ def _coded(message: str, match: re.Match[str], rest: str) -> Coded:
         details["code_text"], code = match["code"], None
     if instance := _INSTANCE.search(where):
         details["gpu_instance"] = instance[1]
-    kind, read = ("sxid", _read_sxid) if match["sxid"] else ("xid", _read_xid)
     if switch := _SWITCH.search(message, max(0, match.start() - 40), match.start()):
         details["nvswitch"] = switch[1]
-    link = read(code, rest, details)
-    return Coded(kind, code, normal_pci(where.partition(" ")[0]), link, details, match.start())
+    link = _read_sxid(rest, details) if match["sxid"] else _read_xid(code, rest, details, branch)
+    return Coded(
+        "sxid" if match["sxid"] else "xid", code, normal_pci(where.partition(" ")[0]), link, details, match.start()
+    )
 
 
-def _read_xid(code: int | None, rest: str, details: dict[str, str]) -> int | None:
+def _read_xid(code: int | None, rest: str, details: dict[str, str], branch: Branch | None) -> int | None:
     for pattern in (_PID, _NAME):
         if found := pattern.search(rest):
             rest = rest[found.end() :]
@@ -107,20 +115,35 @@ def _read_xid(code: int | None, rest: str, details: dict[str, str]) -> int | Non
             details |= {name: value for name, value in found.groupdict().items() if value}
     if code == 154:
         _read_recovery(rest, details)
-    if code in _NVLINK5:
-        _read_nvlink5(rest, details)
-    if (code == 74 or code in _NVLINK5) and (link := _LINK.search(rest)):
-        return _link(link)
-    return None
+    if code == _NVLINK:
+        _read_registers(rest, details)
+    elif code is not None and code in _NVLINK5:
+        _read_nvlink5(code, rest, details, branch)
+    else:
+        return None
+    link = _LINK.search(rest)
+    return _link(link) if link else None
 
 
-def _read_nvlink5(rest: str, details: dict[str, str]) -> None:
+def _read_registers(rest: str, details: dict[str, str]) -> tuple[int, ...]:
+    """The words in brackets behind an NVLink error; a bracket that a cut line does not close is no obstacle."""
+    found = _REGISTERS.search(rest)
+    if found is None:
+        return ()
+    words = found["registers"].replace(",", " ").split()
+    details["registers"] = " ".join(words)
+    return tuple(int(word, 16) for word in words)
+
+
+def _read_nvlink5(code: int, rest: str, details: dict[str, str], branch: Branch | None) -> None:
     """`RLW_SRC_TRACK Nonfatal XC1 i0 Link 03 (0x040868e2 0x00000008 …)`: unit, fatality, link, interrupt registers."""
-    for pattern in (_SUB_CODE, _REGISTERS):
-        if found := pattern.search(rest):
-            details |= found.groupdict()
+    word: Word | None = None
     if fatality := _FATALITY.search(rest):
-        details["variant"] = "nonfatal" if fatality["non"] else "fatal"
+        details["variant"] = word = "nonfatal" if fatality["non"] else "fatal"
+    if subcode := _SUBCODE.search(rest):
+        details["subcode"] = subcode["subcode"]
+    if registers := _read_registers(rest, details):
+        details |= decode_registers(code, details.get("subcode"), word, registers[:2], branch)
 
 
 def _read_recovery(rest: str, details: dict[str, str]) -> None:
@@ -136,7 +159,7 @@ def _read_recovery(rest: str, details: dict[str, str]) -> None:
         details["variant"] = re.sub(r"\W+", "_", details["recovery_action"].strip().lower())
 
 
-def _read_sxid(_code: int | None, rest: str, details: dict[str, str]) -> int | None:
+def _read_sxid(rest: str, details: dict[str, str]) -> int | None:
     if level := _SWITCH_SEVERITY.search(rest):
         details["part"] = "severity"
         details["variant"] = "nonfatal" if level["level"] == "0" else "fatal"

@@ -36,6 +36,7 @@ _FLAGS = {"yes": True, "no": False, "enabled": True, "disabled": False, "active"
           "true": True, "false": False, "1": True, "0": False}  # fmt: skip
 _NO_UUID = re.compile(r"GPU-[0-]+")
 """What captures put in the place of a UUID that is nobody's business."""
+_ABSURD = 1 << 63
 _MASK_NAMES = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 _ALWAYS = ("sw_power_cap", "hw_slowdown")
 """Every driver tells these: where one is missing, the mask is not known."""
@@ -324,14 +325,15 @@ def _value(raw: str, read: str) -> Value:
     if match is None or match[2] not in UNITS:
         return None
     number: int | float = float(match[1]) if "." in match[1] else int(match[1])
-    return number * UNITS[match[2]]
+    scaled = number * UNITS[match[2]]
+    return scaled if abs(scaled) < _ABSURD else None
 
 
 def _mask(block: Block, throttle: dict[str, bool | None], unreadable: dict[str, str]) -> int | None:
     """NVML's mask; unknown where one of the reasons is, for what is not known to be off may be on."""
     for name in _MASK_NAMES:
         raw = block.fields.get(name, [""])[0]
-        if re.fullmatch(r"0x[0-9A-Fa-f]{1,16}", raw):
+        if re.fullmatch(r"0x0{0,8}[0-9A-Fa-f]{1,8}", raw):
             return int(raw, 16)
     if any(name in unreadable for name in throttle) or any(throttle[name] is None for name in _ALWAYS):
         return None

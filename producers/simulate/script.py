@@ -209,11 +209,10 @@ class Script:
         if celsius >= SLOWDOWN_CELSIUS:
             throttle[gpu] |= SW_THERMAL
             readings["sm_clock_mhz"][gpu] *= 0.8
+            self._shows(fault, now_s)
         if celsius >= HARDWARE_SLOWDOWN_CELSIUS:
             throttle[gpu] |= HW_SLOWDOWN | HW_THERMAL
             readings["sm_clock_mhz"][gpu] *= 0.625
-        if celsius > SLOWDOWN_CELSIUS:
-            self._shows(fault, now_s)
 
     @staticmethod
     def _shows(fault: _Scripted, now_s: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
+from schemas.catalog import nvlink5
 from schemas.records import HardwareEvent
 
 Severity = Literal["info", "warning", "critical"]
@@ -150,6 +151,7 @@ def load(override: Path | None = None) -> Catalog:
     faults: dict[str, _Fields] = {}
     for name in FILES.values():
         _read(_HERE / name, rows, faults)
+    _read_nvlink5(rows)
     changes: _Rows = {}
     if override is not None:
         fault_changes: dict[str, _Fields] = {}
@@ -181,6 +183,14 @@ def _read(path: Path, rows: _Rows, faults: dict[str, _Fields]) -> None:
                 faults[key] = table
             else:
                 _add(path, section, key, table, rows)
+
+
+def _read_nvlink5(rows: _Rows) -> None:
+    """Adds what the lines of XID 144 to 150 may be refined to, which is the same for all of them."""
+    table = nvlink5.nvlink5()
+    for name, fields in table.variants.items():
+        variant = _set(_convert(fields, _Row, nvlink5.FILE, f"variant.{name}"))
+        rows |= {("xid", str(code), name): variant for code in table.codes}
 
 
 def _add(path: Path, section: str, key: str, table: _Fields, rows: _Rows) -> None:

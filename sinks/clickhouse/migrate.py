@@ -10,7 +10,7 @@ ClickHouse has no transactions over DDL and no lock to take, so every statement 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from hashlib import sha256
@@ -88,10 +88,16 @@ def views(folder: Path = FOLDER / "views") -> list[Migration]:
     return [found[name] for name in TopologicalSorter(reads).static_order()]
 
 
-def migrate(client: Client, database: str, *, tables: Iterable[Migration] | None = None) -> list[str]:
+def migrate(
+    client: Client,
+    database: str,
+    *,
+    tables: Iterable[Migration] | None = None,
+    beat: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Bring `database` (made where it is not there) to this build's tables and views; returns what was applied.
 
-    Blocks until done. Running it again changes nothing. Raises `MigrationError` where an applied migration was
+    Blocks until done, with a `beat` after every statement. Running it again changes nothing. Raises `MigrationError` where an applied migration was
     changed, or where the database was migrated by a newer build, and ClickHouse's errors as they come.
     """
     wanted = list(migrations() if tables is None else tables)
@@ -113,6 +119,7 @@ def migrate(client: Client, database: str, *, tables: Iterable[Migration] | None
             continue
         for statement in migration.statements(database):
             client.command(statement)
+            beat()
         client.query(
             f"INSERT INTO {database}.schema_migrations (version, name, checksum) "  # noqa: S608 - our own names
             f"VALUES ({migration.version}, '{migration.name}', '{migration.checksum}')"

@@ -229,7 +229,7 @@ def test_a_session_keeps_its_settings_database_and_temporary_tables(server: Runn
 
 
 def test_a_refused_insert_leaves_nothing(client: Client, table: str) -> None:
-    with pytest.raises(DatabaseError, match="CANNOT_PARSE"):
+    with pytest.raises(DatabaseError, match="INCORRECT_DATA"):
         client.raw_insert(table, ["gpu", "tick"], b"g,1\ng,not a number\n", fmt="CSV")
     assert client.command(f"SELECT count() FROM {table}") == 0
 

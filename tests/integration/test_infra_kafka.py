@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -17,6 +19,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from infra.errors import OperatorError
 from infra.kafka import BrokerLimits, EmbeddedKafka
 from infra.topics import provision, wanted
+
+if TYPE_CHECKING:
+    from tests.conftest import KafkaUnderTest
 
 pytestmark = pytest.mark.integration
 
@@ -38,31 +43,38 @@ def _read(bootstrap: str, topic: str, count: int) -> list[bytes]:
         consumer.close()
 
 
-def test_records_survive_a_kill_and_a_restart_at_the_same_address(fresh_kafka: EmbeddedKafka) -> None:
-    bootstrap = fresh_kafka.bootstrap
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """One broker that these tests kill, stop and start again."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("broker"), limits=BrokerLimits(brief=True)) as started:
+        yield started
+
+
+def test_records_survive_a_kill_and_a_restart_at_the_same_address(broker: EmbeddedKafka) -> None:
+    bootstrap = broker.bootstrap
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(20)
     _send(bootstrap, "kept", [b"one", b"two"])
-    fresh_kafka.kill()
-    assert fresh_kafka.died() == -9
-    fresh_kafka.start()
-    assert fresh_kafka.bootstrap == bootstrap
+    broker.kill()
+    assert broker.died() == -9
+    broker.start()
+    assert broker.bootstrap == bootstrap
     _send(bootstrap, "kept", [b"three"])
-    fresh_kafka.stop()
-    fresh_kafka.start()
+    broker.stop()
+    broker.start()
     assert _read(bootstrap, "kept", 3) == [b"one", b"two", b"three"]
 
 
-def test_a_second_start_needs_no_network(fresh_kafka: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_start_needs_no_network(broker: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     import jgo
 
     def offline(*_: object, **__: object) -> None:
         raise ConnectionError("no network")
 
-    fresh_kafka.stop()
+    broker.stop()
     monkeypatch.setattr(jgo, "build", offline)
-    fresh_kafka.start()
-    assert fresh_kafka.pid is not None
+    broker.start()
+    assert broker.pid is not None
 
 
 def test_jars_that_cannot_be_fetched_are_said_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,11 +95,11 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
             EmbeddedKafka(tmp_path, port=port).start()
 
 
-def test_a_data_directory_serves_one_broker(fresh_kafka: EmbeddedKafka, tmp_path: Path) -> None:
-    second = EmbeddedKafka(tmp_path / "kafka", ready_seconds=1)
+def test_a_data_directory_serves_one_broker(broker: EmbeddedKafka) -> None:
+    second = EmbeddedKafka(broker.log_path.parent, ready_seconds=1)
     with pytest.raises(OperatorError, match="another Kafka broker runs on"):
         second.start()
-    assert fresh_kafka.pid is not None
+    assert broker.pid is not None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -130,7 +142,7 @@ def test_the_broker_ends_with_the_process_that_started_it_even_by_kill_9(tmp_pat
     assert not psutil.pid_exists(pid)
 
 
-def test_a_misspelt_topic_is_an_error_and_not_a_new_topic(kafka) -> None:
+def test_a_misspelt_topic_is_an_error_and_not_a_new_topic(kafka: KafkaUnderTest) -> None:
     producer = Producer({**kafka.client, "message.timeout.ms": 3000, "log_level": 0})
     errors: list[object] = []
     producer.produce("gpu.sampels", b"x", on_delivery=lambda error, _: errors.append(error))
@@ -139,18 +151,15 @@ def test_a_misspelt_topic_is_an_error_and_not_a_new_topic(kafka) -> None:
     assert errors[0] is not None
 
 
-def test_topics_are_created_once_and_drift_is_told(fresh_kafka: EmbeddedKafka) -> None:
-    client = {"bootstrap.servers": fresh_kafka.bootstrap}
-    first = provision(client, wanted())
-    assert set(first.created) == set(wanted())
-    assert first.drift == ()
-    again = provision(client, wanted(retention_hours={"dead.letters": 1}))
+def test_topics_are_created_once_and_drift_is_told(kafka: KafkaUnderTest, topics: dict[str, object]) -> None:
+    again = provision(kafka.client, wanted(retention_hours={"dead.letters": 1}))
     assert again.created == ()
+    assert set(again.present) == set(topics)
     assert [str(drift) for drift in again.drift] == [
         "topic dead.letters: retention.ms is 604800000, the list asks for 3600000"
     ]
-    more = dict.fromkeys(["gpu.samples", "hardware.events", "fleet.anomalies"], 8)
-    found = {drift.topic: (drift.found, drift.wanted) for drift in provision(client, wanted(more)).drift}
+    more = {name: 8 for name, topic in wanted().items() if topic.key == "rack"}
+    found = {drift.topic: (drift.found, drift.wanted) for drift in provision(kafka.client, wanted(more)).drift}
     assert found == dict.fromkeys(more, ("4", "8"))
 
 

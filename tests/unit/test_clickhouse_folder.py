@@ -11,7 +11,7 @@ from infra.clickhouse.folder import StartError, held, told
 
 
 def test_a_new_folder_is_its_owners_alone(tmp_path: Path) -> None:
-    with held(tmp_path / "data", memory_bytes=2**30) as folder:
+    with held(tmp_path / "data", memory_bytes=2**30, keep_free_bytes=2**20) as folder:
         for path in (folder.root, folder.engine, folder.config):
             assert stat.S_IMODE(path.stat().st_mode) == 0o700
         assert f"<max_server_memory_usage>{2**30}<" in folder.engine_config.read_text()
@@ -21,28 +21,28 @@ def test_a_new_folder_is_its_owners_alone(tmp_path: Path) -> None:
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     told_so = rf"pid {os.getpid()}.*already serves.*choose another data_dir"
-    with held(tmp_path, memory_bytes=2**30), pytest.raises(StartError, match=told_so):
-        held(tmp_path, memory_bytes=2**30).__enter__()
-    with held(tmp_path, memory_bytes=2**30):
+    with held(tmp_path, memory_bytes=2**30, keep_free_bytes=2**20), pytest.raises(StartError, match=told_so):
+        held(tmp_path, memory_bytes=2**30, keep_free_bytes=2**20).__enter__()
+    with held(tmp_path, memory_bytes=2**30, keep_free_bytes=2**20):
         pass
 
 
 def test_what_a_killed_start_left_is_cleared(tmp_path: Path) -> None:
     left = tmp_path / "engine" / "tmp" / "clickhouse-embedded-1234"
     left.mkdir(parents=True)
-    with held(tmp_path, memory_bytes=2**30):
+    with held(tmp_path, memory_bytes=2**30, keep_free_bytes=2**20):
         assert not left.exists()
 
 
 def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with pytest.raises(StartError, match=r"cannot prepare the database folder .*data.*choose another data_dir"):
-        held(tmp_path / "data", memory_bytes=2**30).__enter__()
+        held(tmp_path / "data", memory_bytes=2**30, keep_free_bytes=2**20).__enter__()
 
 
 def test_a_folder_that_the_engine_cannot_be_told(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="without"):
-        held(tmp_path / "a?b", memory_bytes=2**30).__enter__()
+        held(tmp_path / "a?b", memory_bytes=2**30, keep_free_bytes=2**20).__enter__()
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,14 @@ def test_what_the_line_says_refines_the_catalogue() -> None:
     ]
 
 
+def test_the_version_of_the_driver_decides_what_nvlink_registers_mean() -> None:
+    line = "NVRM: Xid (PCI:0:1:0): 145, RLW_REMAP Nonfatal XC1 i0 Link 10 (0x00000082 0x00000040)\n"
+    rules = [
+        decode(*driver, "-", text=line)[1][0]["rule"] for driver in ((), ("--driver", "570.86"), ("--driver", "580"))
+    ]
+    assert rules == ["xid.145.reset_nonfatal", "xid.145.reset_nonfatal", "xid.145.nonfatal"]
+
+
 def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('[xid.31]\nseverity = "critical"\naction = "replace"\n')
@@ -83,6 +91,9 @@ def test_what_cannot_be_read_is_one_line(arguments: list[str], code: int, said: 
 def test_misuse_exits_with_2() -> None:
     assert decode()[0] == 2
     assert decode("--no-such-option", "-")[0] == 2
+    code, _, said = decode("--driver", "R570", "-", text="")
+    assert code == 2
+    assert "570.86" in said
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
