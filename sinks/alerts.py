@@ -39,7 +39,7 @@ _CONSUMER: dict[str, Any] = {
     # the first start tells of everything that is still in the topic: rather late than never
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
-    "session.timeout.ms": 10_000,
+    "session.timeout.ms": 6_000,
     "heartbeat.interval.ms": 1_000,
     "fetch.wait.max.ms": 50,
 }
@@ -96,7 +96,12 @@ class _Intake:
         self._letters = DeadLetters(kafka, self._codec)
         self._said: set[str] = set()
         self._topic = topic
-        self._consumer = Consumer(kafka | _CONSUMER | {"group.id": settings.group, "error_cb": self._trouble})
+        self._consumer = Consumer(
+            kafka
+            | _CONSUMER
+            | {"group.id": settings.group, "error_cb": self._trouble}
+            | ({"group.instance.id": settings.instance} if settings.instance else {})
+        )
 
     def run(self, beat: Callable[[], None], couriers: list[_Courier]) -> None:
         self._consumer.subscribe([self._topic])

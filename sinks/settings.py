@@ -40,6 +40,7 @@ class AlertSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     group: str = Field("fleetpulse-alerts", description="Kafka consumer group")
+    instance: str | None = Field(None, description="Lasting name of this process, shared with no other (see loader)")
     channels: ChannelSettings = Field(default_factory=ChannelSettings, description="Who is told, and how")
     retry_first_seconds: float = Field(
         1, gt=0, description="Pause after the first failed attempt; it doubles from there"

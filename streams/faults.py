@@ -86,7 +86,8 @@ class FaultBook:
     """The open faults of one partition, by component and class.
 
     `on_event`, `on_anomaly` and `advance` give the records to write, in order. They never raise for what a record
-    holds. `changes` gives what has to be kept to go on after a restart, `restore` takes it back.
+    holds. `changes` gives what has to be kept to go on after a restart, `restore` takes it back. What ends together is
+    written in the order of its key, whatever came first: a restart does not know any more.
     """
 
     def __init__(self, catalog: Catalog, table: Causes, topology: Topology) -> None:
@@ -175,13 +176,15 @@ class FaultBook:
 
     def advance(self, now_ms: int) -> list[Fault]:
         """Let time go on: ends faults that have been quiet for long enough, writes counts that are behind."""
-        written = []
-        for key, open_fault in list(self._open.items()):
-            quiet_s = self._quiet_s(open_fault)
-            if quiet_s is not None and now_ms - open_fault.arrived_ms >= quiet_s * 1000:
-                written.append(self._end(key, open_fault.fault.last_ms + quiet_s * 1000, now_ms))
-            elif open_fault.fault.count > open_fault.written_count and now_ms - open_fault.written_ms >= _FLUSH_MS:
-                written.append(self._write(key, now_ms))
+        over, behind = {}, []
+        for key, found in self._open.items():
+            quiet_s = self._quiet_s(found)
+            if quiet_s is not None and now_ms - found.arrived_ms >= quiet_s * 1000:
+                over[key] = found.fault.last_ms + quiet_s * 1000
+            elif found.fault.count > found.written_count and now_ms - found.written_ms >= _FLUSH_MS:
+                behind.append(key)
+        written = [self._end(key, at_ms, now_ms) for key, at_ms in sorted(over.items())]
+        written += [self._write(key, now_ms) for key in sorted(behind)]
         for key, ended in list(self._ended.items()):
             if ended.ended_ms is not None and now_ms - ended.ended_ms < _KEEP_ENDED_MS:
                 break
@@ -259,7 +262,7 @@ class FaultBook:
             if not found.standing and self._clears_on(found, "anomaly_cleared"):
                 yield self._end(key, anomaly.tick_ms, arrived_ms)
         if anomaly.rule == GPU_SILENT:
-            for other, fault in list(self._open.items()):
+            for other, fault in sorted(self._open.items()):
                 if (
                     fault.fault.component == anomaly.component
                     and self._clears_on(fault, "gpu_reports")
@@ -278,7 +281,7 @@ class FaultBook:
             return
         gpu = event.gpu or self._topology.gpu_at(event.node, event.pci)
         component = gpu_id(gpu, event.node, event.pci)
-        for key, found in list(self._open.items()):
+        for key, found in sorted(self._open.items()):
             if found.fault.node != event.node or _is_older(event.event_ms, found) or found.has_taken(source):
                 continue
             rebooted = event.kind == "agent_started" and found.boot_id not in (None, event.boot_id)

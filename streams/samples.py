@@ -322,8 +322,10 @@ def _flatten(frame: pl.DataFrame, name: str, total: int) -> NDArray[Any] | None:
     if not total or name not in frame.columns:
         return None
     column = frame[name]
-    sizes = column.list.len()
-    if int(sizes.sum()) == total:
+    offered = int(column.list.len().sum())
+    if offered == 0:
+        return None
+    if offered == total:
         return column.explode().to_numpy()
     unknown = float("nan") if name != THROTTLE else UNKNOWN_BITS
     unknowns = pl.lit(unknown, cast("pl.List", column.dtype).inner).repeat_by(pl.col("gpus").list.len())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +74,9 @@ def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if given := os.environ.get("FLEETPULSE_TEST_KAFKA"):
         yield KafkaUnderTest(given)
     elif _docker(request):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package moves its modules about
-            from testcontainers.kafka import KafkaContainer
+        from testcontainers.community.kafka import KafkaContainer
 
-            container = KafkaContainer("apache/kafka:4.1.0")
+        container = KafkaContainer("confluentinc/cp-kafka:7.6.0").with_kraft()
         with container as started:
             yield KafkaUnderTest(started.get_bootstrap_server())
     else:
@@ -142,13 +139,9 @@ def clickhouse(
             )
         yield ClickHouseUnderTest(url.hostname, url.port or 8123, url.username or "default", url.password or "")
     elif _docker(request):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from testcontainers.clickhouse import ClickHouseContainer
+        from testcontainers.community.clickhouse import ClickHouseContainer
 
-            container = ClickHouseContainer(
-                "clickhouse/clickhouse-server:latest", port=8123, username="test", password="test"
-            )
+        container = ClickHouseContainer("clickhouse/clickhouse-server:25.8", username="test", password="test")
         with container as started:
             port = int(started.get_exposed_port(8123))
             yield ClickHouseUnderTest(started.get_container_host_ip(), port, "test", "test")

@@ -62,7 +62,8 @@ class Folder:
 def held(data_dir: Path, *, memory_bytes: int, keep_free_bytes: int) -> Iterator[Folder]:
     """The folder, made ready and held against a second process.
 
-    The engine is configured to take `memory_bytes` at most, and to leave `keep_free_bytes` of the disk alone.
+    The engine is configured to take `memory_bytes` at most, and to leave a quarter of `keep_free_bytes` of the disk
+    alone: less than an INSERT must leave (`job.py`), so that a nearly full table can still be merged or truncated.
 
     Raises:
         StartError: it is held by another process, cannot be written, or the disk is full.
@@ -123,7 +124,7 @@ def _write_config(folder: Folder, memory_bytes: int, keep_free_bytes: int) -> No
     <storage_configuration>
         <disks>
             <default>
-                <keep_free_space_bytes>{keep_free_bytes}</keep_free_space_bytes>
+                <keep_free_space_bytes>{keep_free_bytes // 4}</keep_free_space_bytes>
             </default>
         </disks>
     </storage_configuration>

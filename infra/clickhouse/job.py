@@ -128,8 +128,8 @@ class Job:
         return counts
 
     def _check_still_room(self) -> None:
-        """Make no promise if the disk became full meanwhile: a write may have failed and the engine not have seen it."""
-        self._check_room(self.limits.keep_free_bytes // 4)
+        """Make no promise if the disk became full meanwhile: a write may have failed unseen by the engine."""
+        self._check_room(self.limits.keep_free_bytes // 16)
 
     def end(self) -> None:
         """Give the handle back, or leave it to the session whose state it holds."""

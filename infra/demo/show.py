@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.padding import Padding
@@ -79,7 +79,7 @@ class _Picture:
     def update(self, seen: Seen, elapsed_seconds: float, phase: str) -> None:
         self._last = (seen, elapsed_seconds, phase)
         if self._live is not None:
-            self._live.update(self._picture(*self._last), refresh=True)
+            self._live.update(self._picture(*self._last, height=self._console.height), refresh=True)
 
     def close(self) -> None:
         if self._live is None:
@@ -89,8 +89,9 @@ class _Picture:
         if self._last is not None:
             self._console.print(self._picture(*self._last))
 
-    def _picture(self, seen: Seen, elapsed_seconds: float, phase: str) -> Group:
-        return Group(screen(seen, elapsed_seconds=elapsed_seconds, total_seconds=self._total_seconds, phase=phase))
+    def _picture(self, seen: Seen, elapsed_seconds: float, phase: str, height: int | None = None) -> RenderableType:
+        total = self._total_seconds
+        return screen(seen, elapsed_seconds=elapsed_seconds, total_seconds=total, phase=phase, height=height)
 
 
 class _Lines:

@@ -39,19 +39,39 @@ WORDS = {
 }
 
 
-def screen(seen: Seen, *, elapsed_seconds: float, total_seconds: float, phase: str) -> RenderableType:
-    """The whole live view, for a terminal of at least 100 columns and 40 lines."""
+_INCIDENT_LINES = 3
+_ALERTS = 4
+
+
+def screen(
+    seen: Seen, *, elapsed_seconds: float, total_seconds: float, phase: str, height: int | None = None
+) -> RenderableType:
+    """The whole live view; in a terminal of `height` lines the newest incidents are shown, as many as there is room."""
+    fleet = heat_map(seen.gpus)
+    # the header, the flow and the fleet with their frames; and the frame of the incidents
+    left = math.inf if height is None else height - 1 - 8 - (_rack_lines(seen.gpus) + 5) - 3
+    alerts = list(seen.delivered)[-_ALERTS:] if left >= _INCIDENT_LINES * 3 + _ALERTS + 2 else []
+    room = left - (len(alerts) + 2 if alerts else 0)
+    most = max(1, int(min(room // _INCIDENT_LINES, 8))) if math.isfinite(room) else 8
     parts: list[RenderableType] = [
         _header(elapsed_seconds, total_seconds, phase),
         _columns([(_hops(seen.hops), "the flow"), (_script(seen), "what breaks")]),
-        Panel(heat_map(seen.gpus), title="the fleet", title_align="left", box=ROUNDED, border_style="dim"),
-        Panel(incidents(seen), title="incidents", title_align="left", box=ROUNDED, border_style="dim"),
+        _framed(fleet, "the fleet"),
+        _framed(incidents(seen, most), "incidents"),
     ]
-    if seen.delivered:
-        body = Group(*(_alert(one) for one in list(seen.delivered)[-4:]))
-        parts.append(Panel(body, title="alerts", title_align="left", box=ROUNDED, border_style="dim"))
+    if alerts:
+        parts.append(_framed(Group(*(_alert(one) for one in alerts)), "alerts"))
     parts += [Text(problem, style="yellow") for problem in seen.problems]
     return Group(*parts)
+
+
+def _framed(body: RenderableType, title: str) -> Panel:
+    return Panel(body, title=title, title_align="left", box=ROUNDED, border_style="dim")
+
+
+def _rack_lines(gpus: Sequence[GpuNow]) -> int:
+    """About how many lines the racks take, drawn side by side."""
+    return 4 if gpus else 0
 
 
 def _header(elapsed_seconds: float, total_seconds: float, phase: str) -> RenderableType:
@@ -69,9 +89,7 @@ def _columns(parts: Sequence[tuple[RenderableType, str]]) -> RenderableType:
     grid = Table.grid(expand=True)
     for _ in parts:
         grid.add_column(ratio=1)
-    grid.add_row(
-        *(Panel(part, title=title, title_align="left", box=ROUNDED, border_style="dim") for part, title in parts)
-    )
+    grid.add_row(*(_framed(part, title) for part, title in parts))
     return grid
 
 
@@ -159,13 +177,15 @@ def _legend() -> Text:
     )
 
 
-def incidents(seen: Seen) -> RenderableType:
-    """Open incidents that page, newest last, with evidence and what to do; the quiet ones are counted."""
+def incidents(seen: Seen, most: int) -> RenderableType:
+    """The newest `most` incidents that paged, newest last, with evidence and what to do; the others are counted."""
     told = sorted((seen.told or {}).values(), key=lambda one: one.newest.first_ms)
     loud = [one for one in told if one.page is not None]
     shown: list[RenderableType] = []
-    for one in loud[-5:]:
+    for one in loud[-most:]:
         shown += _incident(one)
+    if len(loud) > most:
+        shown.insert(0, Text(f"{len(loud) - most} before", style="dim"))
     if not loud:
         shown.append(Text("none", style="dim"))
     quiet = len(told) - len(loud)

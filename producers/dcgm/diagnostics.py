@@ -102,7 +102,7 @@ def decode(text: str, node: str = "", catalog: Catalog | None = None) -> Iterato
         at = end
     if not found and not broken:
         reason = f"no JSON with {' or '.join(map(repr, ROOTS[:2]))} in it"
-        yield Unreadable(place=_line(text, len(text)), what="the output of `dcgmi diag -j`", reason=reason)
+        yield Unreadable(place=_line(text, len(text.rstrip())), what="the output of `dcgmi diag -j`", reason=reason)
 
 
 def _line(text: str, at: int) -> str:

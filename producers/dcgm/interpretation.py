@@ -116,7 +116,7 @@ class Interpretation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @cache
-def errors() -> dict[int, _Error]:
+def rows_of_errors() -> dict[int, _Error]:
     """errors.toml by error id."""
     document = tomllib.loads(Path(__file__).with_name("errors.toml").read_text(encoding="utf-8"))
     rows = msgspec.convert(document["error"], dict[str, _Error])
@@ -124,7 +124,7 @@ def errors() -> dict[int, _Error]:
 
 
 @cache
-def tests() -> dict[str, _Test]:
+def rows_of_tests() -> dict[str, _Test]:
     """tests.toml by every name that a test has or had."""
     document = tomllib.loads(Path(__file__).with_name("tests.toml").read_text(encoding="utf-8"))
     rows = msgspec.convert(document["test"], dict[str, _Test])
@@ -134,11 +134,11 @@ def tests() -> dict[str, _Test]:
 @cache
 def _sayings() -> tuple[tuple[re.Pattern[str], int], ...]:
     """The longest first: it is the most particular."""
-    rows = [(row.says, key) for key, row in errors().items() if row.says]
+    rows = [(row.says, key) for key, row in rows_of_errors().items() if row.says]
     return tuple((re.compile(says), key) for says, key in sorted(rows, key=lambda row: -len(row[0])))
 
 
-def test_key(name: str) -> str:
+def key_of_test(name: str) -> str:
     """`page_retirement_row_remap` of `Page Retirement/Row Remap`."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
@@ -147,7 +147,7 @@ def interpret(
     test: str, result: Result, warnings: Sequence[Warned], info: Sequence[str] = (), catalog: Catalog | None = None
 ) -> Interpretation:
     """What the result of a test means. `catalog` judges XIDs and SXids that DCGM quotes."""
-    row = tests().get(test_key(test), tests()["unknown"])
+    row = rows_of_tests().get(key_of_test(test), rows_of_tests()["unknown"])
     findings = tuple(_finding(test, warned, catalog) for warned in warnings)
     said = "; ".join(text for text in (*(warned.text for warned in warnings), *info) if text)
     if result == "not_run":
@@ -189,7 +189,7 @@ def _rank(finding: Finding) -> tuple[int, int]:
 
 def _of_test(test: str, row: _Test) -> Finding:
     """A failure that names no error."""
-    known = row is not tests()["unknown"]
+    known = row is not rows_of_tests()["unknown"]
     return Finding(
         error_id=None,
         error_name=None,
@@ -199,7 +199,7 @@ def _of_test(test: str, row: _Test) -> Finding:
         meaning=f"The test {test!r} did not pass and names no error; it looks at {row.looks_at}.",
         explains=row.explains,
         dcgm_severity=None,
-        rule=f"dcgm.test.{test_key(test) if known else 'unknown'}",
+        rule=f"dcgm.test.{key_of_test(test) if known else 'unknown'}",
         reason=row.reason,
         text="",
     )
@@ -212,7 +212,7 @@ def _finding(test: str, warned: Warned, catalog: Catalog | None) -> Finding:
     key = warned.error_id
     if key is None:
         key = next((key for pattern, key in _sayings() if pattern.search(warned.text)), None)
-    row = errors().get(key) if key is not None else None
+    row = rows_of_errors().get(key) if key is not None else None
     if row is not None:
         return Finding(
             error_id=key,
@@ -228,7 +228,7 @@ def _finding(test: str, warned: Warned, catalog: Catalog | None) -> Finding:
             text=warned.text,
         )
     if key is None:
-        of_test = _of_test(test, tests().get(test_key(test), tests()["unknown"]))
+        of_test = _of_test(test, rows_of_tests().get(key_of_test(test), rows_of_tests()["unknown"]))
         return msgspec.structs.replace(of_test, text=warned.text, meaning=f"{of_test.meaning} It says: {warned.text}")
     grade = DCGM_SEVERITY.get(warned.error_severity or 0, "unknown")
     severity, action = _BY_DCGM_SEVERITY[grade]
@@ -250,7 +250,7 @@ def _finding(test: str, warned: Warned, catalog: Catalog | None) -> Finding:
 def _of_code(kind: str, code: int, warned: Warned, catalog: Catalog) -> Finding:
     """The driver's code that DCGM quotes."""
     entry = catalog.entry(kind, code)
-    row = errors().get(warned.error_id or (109 if kind == "sxid" else 101))
+    row = rows_of_errors().get(warned.error_id or (109 if kind == "sxid" else 101))
     where = "an NVSwitch" if kind == "sxid" else "the GPU"
     return Finding(
         error_id=warned.error_id,

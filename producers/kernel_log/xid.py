@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from producers.kernel_log.events import normal_pci
+from producers.kernel_log.memory import CODES, read_memory
 from producers.kernel_log.nvlink5 import Word, decode_registers
 from schemas.catalog.nvlink5 import Branch
 
@@ -29,7 +30,7 @@ _INSTANCE = re.compile(r"GPU-I:([0-9]{1,4})")
 _PID = re.compile(r"^[\s,:]*pid='?(?:(?P<pid>[0-9]{1,20})(?![^,'])|[^,']{0,40})'?")
 _NAME = re.compile(r"^[\s,]*name='?(?P<name>[^,']{0,200}?)'?(?=,|$)")
 _CAUSED_BY = re.compile(r"caused by previous Xid (?P<caused_by_xid>[0-9]{1,9})")
-_CHANNEL = re.compile(r"\bCh (?:ID )?(?P<channel>[0-9a-fA-F]{8})\b")
+_CHANNEL = re.compile(r"\b[Cc]h(?:annel)? (?:ID )?(?:0x)?(?P<channel>[0-9a-fA-F]{8})\b")
 _LINK = re.compile(r"\blink (?P<link>-?[0-9]{1,4})(?![0-9])", re.IGNORECASE)
 _FATALITY = re.compile(r"\b(?P<non>non-?)?fatal\b", re.IGNORECASE)
 _SUBCODE = re.compile(r"\b(?P<subcode>[A-Z][A-Z0-9_/]{2,40})\s{1,8}(?:[Nn]on-?)?[Ff]atal\b")
@@ -42,14 +43,8 @@ _RECOVERY = re.compile(
 )
 RECOVERY_ACTIONS = {0: "None", 1: "GPU Reset Required", 2: "Node Reboot Required", 3: "Drain P2P", 4: "Drain and Reset"}
 """The driver's words for its numbers (`NV2080_CTRL_GPU_RECOVERY_ACTION` in the driver's headers)."""
-_DETAILS: dict[int, tuple[re.Pattern[str], ...]] = {
-    48: (re.compile(r"physAddr (?P<address>0x[0-9a-fA-F]+)"),),
-    63: (re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),),
-    64: (re.compile(r"[Rr]ow \((?P<address>(?:0x)?[0-9a-fA-F]+)\)"),),
-    94: (re.compile(r"RST: (?P<reset>Yes|No)"),),
-    95: (re.compile(r"RST: (?P<reset>Yes|No)"),),
-    119: (re.compile(r"Expected function (?P<function>[0-9]+ \(\w{1,60}\))"),),
-}
+_FUNCTION = re.compile(r"Expected function (?P<function>[0-9]+ \(\w{1,60}\))")
+_GSP_TIMEOUT = 119
 _NVLINK, _NVLINK5 = 74, range(144, 151)
 _MAX_CODE = 2**31 - 1
 
@@ -110,10 +105,12 @@ def _read_xid(code: int | None, rest: str, details: dict[str, str], branch: Bran
         if found := pattern.search(rest):
             rest = rest[found.end() :]
             details |= {name: value for name, value in found.groupdict().items() if value and value != "<unknown>"}
-    for pattern in (_CHANNEL, _CAUSED_BY, *_DETAILS.get(code or 0, ())):
+    for pattern in (_CHANNEL, _CAUSED_BY, _FUNCTION) if code == _GSP_TIMEOUT else (_CHANNEL, _CAUSED_BY):
         if found := pattern.search(rest):
-            details |= {name: value for name, value in found.groupdict().items() if value}
-    if code == 154:
+            details |= found.groupdict()
+    if code in CODES:
+        read_memory(code, rest, details)
+    elif code == 154:
         _read_recovery(rest, details)
     if code == _NVLINK:
         _read_registers(rest, details)

@@ -202,9 +202,9 @@ def _parse_gpu(text: str, line: int, header: dict[str, str]) -> Iterator[Piece]:
     try:
         parser.Parse(text, True)
     except (expat.ExpatError, ValueError, UnicodeError) as error:
-        at = parser.CurrentLineNumber
+        at = min(parser.CurrentLineNumber - 1, text.rstrip("\n").count("\n"))
         block.cut = "/".join(path[1:]) or "the beginning"
-        block.last_line = line + at - 1
+        block.last_line = line + at
         reason = str(error).partition(": line")[0]
         yield block
         yield Unreadable(place=f"line {block.last_line}", what=f"the XML of GPU {block.bus_id}", reason=reason)

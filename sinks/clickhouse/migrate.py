@@ -97,8 +97,9 @@ def migrate(
 ) -> list[str]:
     """Bring `database` (made where it is not there) to this build's tables and views; returns what was applied.
 
-    Blocks until done, with a `beat` after every statement. Running it again changes nothing. Raises `MigrationError` where an applied migration was
-    changed, or where the database was migrated by a newer build, and ClickHouse's errors as they come.
+    Blocks until done, with a `beat` after every statement. Running it again changes nothing. Raises `MigrationError`
+    where an applied migration was changed, or where the database was migrated by a newer build, and ClickHouse's
+    errors as they come.
     """
     wanted = list(migrations() if tables is None else tables)
     client.command(f"CREATE DATABASE IF NOT EXISTS {database}")

@@ -54,7 +54,7 @@ def send(bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, one_by_one:
             "bootstrap.servers": bootstrap,
             "partitioner": "murmur2_random",
             "compression.type": "zstd",
-            "enable.idempotence": True,
+            "acks": 1,
             "linger.ms": 0 if one_by_one else 20,
             "batch.num.messages": 1 if one_by_one else 10_000,
             "queue.buffering.max.messages": 200_000,

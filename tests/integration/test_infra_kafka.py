@@ -142,13 +142,16 @@ def test_the_broker_ends_with_the_process_that_started_it_even_by_kill_9(tmp_pat
     assert not psutil.pid_exists(pid)
 
 
-def test_a_misspelt_topic_is_an_error_and_not_a_new_topic(kafka: KafkaUnderTest) -> None:
-    producer = Producer({**kafka.client, "message.timeout.ms": 3000, "log_level": 0})
+def test_a_misspelt_topic_is_an_error_and_not_a_new_topic(broker: EmbeddedKafka) -> None:
+    client = {"bootstrap.servers": broker.bootstrap, "log_level": 0}
+    producer = Producer({**client, "message.timeout.ms": 3000})
     errors: list[object] = []
     producer.produce("gpu.sampels", b"x", on_delivery=lambda error, _: errors.append(error))
     producer.flush(10)
     assert len(errors) == 1
     assert errors[0] is not None
+    admin = AdminClient(client)
+    assert "gpu.sampels" not in admin.list_topics(timeout=10).topics
 
 
 def test_topics_are_created_once_and_drift_is_told(kafka: KafkaUnderTest, topics: dict[str, object]) -> None:

@@ -56,7 +56,7 @@ class Reader:
     def until(self, done: Callable[[], bool], timeout_s: float = 20) -> None:
         deadline = time.monotonic() + timeout_s
         while not done():
-            assert time.monotonic() < deadline, Counter(type(record).__name__ for record in self.records)
+            assert time.monotonic() < deadline, Counter(getattr(r, "kind", "sample") for r in self.records)
             for message in self._consumer.consume(1000, 0.1):
                 assert message.error() is None, message.error()
                 record = CODEC.decode(message.value(), KINDS[message.topic()])

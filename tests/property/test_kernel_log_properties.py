@@ -15,7 +15,9 @@ CATALOG = load()
 PIECES = st.sampled_from(
     [
         "NVRM: ", "Xid ", "XID", "SXid ", "(PCI:0000:01:00", "): ", "79", "149, ", "154", ", pid=", "name=", "'", "0x",
-        "Fatal", "Nonfatal", "Link ", "-1", "The NVIDIA GPU ", "0000:b3:00.0", "fallen off the bus", "GPU at PCI:",
+        "Fatal", "Nonfatal", "Link ", "-1", "(0x00000007 0x1)", "RLW_REMAP ", "Contained: ", "LTC TAG (0x2,",
+        "RST: Yes", "48, ", "63, ", "64, ", "94, ", "physAddr 0x_", "partition 3", "Row Remapper: ", "145, ",
+        "The NVIDIA GPU ", "0000:b3:00.0", "fallen off the bus", "GPU at PCI:",
         "GPU Board Serial Number: ", "knvlink", ": failed", "Lost carrier", "eth0: ", "AER: ",
         "PCIe Bus Error: severity=",
         "available PCIe bandwidth, limited by ", "Severity 1", "Data {", "\\x0a", "#012", "\x1b[31m", '{"MESSAGE":[',

@@ -62,7 +62,7 @@ def anomalies(parts: Sequence[Sequence[Message]]) -> list[Anomaly]:
     return [one for run in parts if run for one in processor.run(run).anomalies]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(logs(), cuts)
 def test_the_same_log_cut_anywhere_gives_the_same_anomalies_in_the_same_order(
     messages: list[Message], where: list[int]
@@ -70,13 +70,13 @@ def test_the_same_log_cut_anywhere_gives_the_same_anomalies_in_the_same_order(
     assert anomalies(runs(messages, where)) == anomalies([messages])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(logs())
 def test_message_by_message_gives_the_same_as_all_at_once(messages: list[Message]) -> None:
     assert anomalies([[one] for one in messages]) == anomalies([messages])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(logs(), cuts, st.integers(0, 100))
 def test_a_run_that_is_delivered_twice_changes_nothing(messages: list[Message], where: list[int], twice: int) -> None:
     parts = runs(messages, where)
@@ -84,7 +84,7 @@ def test_a_run_that_is_delivered_twice_changes_nothing(messages: list[Message], 
     assert anomalies([*parts[: at + 1], *parts[at:]]) == anomalies(parts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(logs(), cuts, st.integers(0, 2))
 def test_a_kill_after_any_run_gives_the_same_anomalies(messages: list[Message], where: list[int], redone: int) -> None:
     """Each run is the last one of a worker that is killed before its last `redone` runs were committed."""
