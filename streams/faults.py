@@ -254,19 +254,23 @@ class FaultBook:
     def _anomaly_cleared(self, anomaly: Anomaly, arrived_ms: int, source: _Source) -> Iterator[Fault]:
         key = f"{anomaly.component}|{anomaly.fault_class}"
         found = self._open.get(key)
-        if found is not None and anomaly.anomaly_id in found.standing and not found.has_taken(source):
+        known = found or self._ended.get(key)
+        stood = found is not None and anomaly.anomaly_id in found.standing
+        # what is known and no longer stands was cleared before, and is delivered again
+        is_news = stood or known is None or anomaly.anomaly_id not in known.remembered
+        if found is not None and stood and not found.has_taken(source):
             found.standing.remove(anomaly.anomaly_id)
             found.arrived_ms = max(found.arrived_ms, arrived_ms)
             found.take(source)
             self._touched.add(key)
             if not found.standing and self._clears_on(found, "anomaly_cleared"):
                 yield self._end(key, anomaly.tick_ms, arrived_ms)
-        if anomaly.rule == GPU_SILENT:
+        if anomaly.rule == GPU_SILENT and is_news:
             for other, fault in sorted(self._open.items()):
                 if (
                     fault.fault.component == anomaly.component
                     and self._clears_on(fault, "gpu_reports")
-                    and not _is_older(anomaly.tick_ms, fault)
+                    and not fault.standing
                     and not fault.has_taken(source)
                 ):
                     fault.take(source)
@@ -282,12 +286,16 @@ class FaultBook:
         gpu = event.gpu or self._topology.gpu_at(event.node, event.pci)
         component = gpu_id(gpu, event.node, event.pci)
         for key, found in sorted(self._open.items()):
-            if found.fault.node != event.node or _is_older(event.event_ms, found) or found.has_taken(source):
+            if found.fault.node != event.node or found.has_taken(source):
+                continue
+            # what a detector holds up ends when the detector says so; and what happened before a fault began is no
+            # end of it, but a recovery that is delivered once more
+            if found.standing or event.event_ms < found.fault.first_ms:
                 continue
             rebooted = event.kind == "agent_started" and found.boot_id not in (None, event.boot_id)
             ours = trigger in _NODE_WIDE or found.fault.component == component
             if (trigger and ours and self._clears_on(found, trigger)) or (
-                rebooted and self._clears_on(found, "new_boot") and not found.standing
+                rebooted and self._clears_on(found, "new_boot")
             ):
                 found.take(source)
                 yield self._end(key, event.event_ms, arrived_ms)
@@ -317,11 +325,6 @@ class FaultBook:
         self._ended[key] = found
         self._touched.add(key)
         return over
-
-
-def _is_older(at_ms: int, found: OpenFault) -> bool:
-    """Whether something happened before a fault began, and so is no end of it: a recovery delivered once more."""
-    return at_ms < found.fault.first_ms
 
 
 def _with(fault: Fault, news: Fault, leading: frozenset[int]) -> Fault:

@@ -79,7 +79,7 @@ class _Picture:
     def update(self, seen: Seen, elapsed_seconds: float, phase: str) -> None:
         self._last = (seen, elapsed_seconds, phase)
         if self._live is not None:
-            self._live.update(self._picture(*self._last, height=self._console.height), refresh=True)
+            self._live.update(self._picture(*self._last, size=self._console.size), refresh=True)
 
     def close(self) -> None:
         if self._live is None:
@@ -89,9 +89,11 @@ class _Picture:
         if self._last is not None:
             self._console.print(self._picture(*self._last))
 
-    def _picture(self, seen: Seen, elapsed_seconds: float, phase: str, height: int | None = None) -> RenderableType:
+    def _picture(
+        self, seen: Seen, elapsed_seconds: float, phase: str, size: tuple[int, int] | None = None
+    ) -> RenderableType:
         total = self._total_seconds
-        return screen(seen, elapsed_seconds=elapsed_seconds, total_seconds=total, phase=phase, height=height)
+        return screen(seen, elapsed_seconds=elapsed_seconds, total_seconds=total, phase=phase, size=size)
 
 
 class _Lines:

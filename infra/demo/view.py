@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.box import ROUNDED
 from rich.columns import Columns
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -41,28 +42,37 @@ WORDS = {
 
 _INCIDENT_LINES = 3
 _ALERTS = 4
+_MOST_INCIDENTS = 8
+_LOW = 30
+"""Lines below which a terminal has no room for the legend."""
 
 
 def screen(
-    seen: Seen, *, elapsed_seconds: float, total_seconds: float, phase: str, height: int | None = None
+    seen: Seen, *, elapsed_seconds: float, total_seconds: float, phase: str, size: tuple[int, int] | None = None
 ) -> RenderableType:
-    """The whole live view; in a terminal of `height` lines the newest incidents are shown, as many as there is room."""
-    fleet = heat_map(seen.gpus)
-    # the header, the flow and the fleet with their frames; and the frame of the incidents
-    left = math.inf if height is None else height - 1 - 8 - (_rack_lines(seen.gpus) + 5) - 3
-    alerts = list(seen.delivered)[-_ALERTS:] if left >= _INCIDENT_LINES * 3 + _ALERTS + 2 else []
-    room = left - (len(alerts) + 2 if alerts else 0)
-    most = max(1, int(min(room // _INCIDENT_LINES, 8))) if math.isfinite(room) else 8
-    parts: list[RenderableType] = [
+    """The whole live view; where a terminal has a `size` (columns, lines), as many of the newest incidents as fit."""
+    above = [
         _header(elapsed_seconds, total_seconds, phase),
         _columns([(_hops(seen.hops), "the flow"), (_script(seen), "what breaks")]),
-        _framed(fleet, "the fleet"),
-        _framed(incidents(seen, most), "incidents"),
+        _framed(heat_map(seen.gpus, legend=size is None or size[1] >= _LOW), "the fleet"),
     ]
+    alerts = list(seen.delivered)[-_ALERTS:]
+    most = _MOST_INCIDENTS
+    if size is not None:
+        # without the frame of the incidents, and the lines that count those before and the quiet ones
+        room = size[1] - _lines_of(above, size[0]) - 4
+        if room < 2 * _INCIDENT_LINES + len(alerts) + 2:
+            alerts = []
+        most = max(1, min(_MOST_INCIDENTS, (room - (len(alerts) + 2 if alerts else 0)) // _INCIDENT_LINES))
+    parts = [*above, _framed(incidents(seen, most), "incidents")]
     if alerts:
         parts.append(_framed(Group(*(_alert(one) for one in alerts)), "alerts"))
     parts += [Text(problem, style="yellow") for problem in seen.problems]
     return Group(*parts)
+
+
+def _lines_of(parts: Sequence[RenderableType], width: int) -> int:
+    return len(Console(width=width, file=io.StringIO()).render_lines(Group(*parts), pad=False))
 
 
 def _framed(body: RenderableType, title: str) -> Panel:
@@ -127,7 +137,7 @@ def _mark(row: Row) -> Text:
     return Text("✗ wrong root" if row.found else "✗ wrong class", style="red")
 
 
-def heat_map(gpus: Sequence[GpuNow]) -> RenderableType:
+def heat_map(gpus: Sequence[GpuNow], *, legend: bool = True) -> RenderableType:
     """Racks side by side: a cell per GPU, coloured by temperature, marked where it is unhealthy."""
     if not gpus:
         return Text("no GPU has reported yet", style="dim")
@@ -136,7 +146,7 @@ def heat_map(gpus: Sequence[GpuNow]) -> RenderableType:
         racks[gpu.rack][gpu.node].append(gpu)
     return Group(
         Columns([_rack(name, nodes) for name, nodes in sorted(racks.items())], padding=(0, 3), equal=False),
-        _legend(),
+        *([_legend()] if legend else []),
     )
 
 

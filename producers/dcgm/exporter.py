@@ -25,9 +25,10 @@ from schemas.ids import gpu_id, node_id
 Value = int | float | bool | None
 
 INT32_BLANKS = range(0x7FFFFFF0, 0x80000000)
-INT64_BLANK = 0x7FFFFFFFFFFFFFF0
+INT64_BLANK = 9.2233e18
 FP64_BLANKS = range(2**47, 2**47 + 16)
-"""DCGM's dcgm_structs.h: blank, not found, not supported, not permitted, and room for more."""
+"""DCGM's dcgm_structs.h: blank, not found, not supported, not permitted, and room for more. The int64 ones begin at
+0x7ffffffffffffff0, the very end of what can be counted; printed as a float they lose their last digits."""
 _STRING_BLANK = "<<<"
 """`<<<NULL>>>`, `<<<NOT_SUPPORTED>>>`: the same in labels."""
 _LINE_CHARS = 1 << 16

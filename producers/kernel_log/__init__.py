@@ -13,7 +13,7 @@ from producers.kernel_log.events import GpuMap, KernelEvent, normal_pci
 from producers.kernel_log.lines import numbered
 
 if TYPE_CHECKING:
-    from producers.kernel_log.follow import KernelLogError
+    from producers.kernel_log.generation import KernelLogError
     from producers.kernel_log.record import events_of_file, events_of_lines
     from producers.kernel_log.source import KernelLogSource
 
@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LATER = {
-    "KernelLogError": "follow",
+    "KernelLogError": "generation",
     "KernelLogSource": "source",
     "events_of_file": "record",
     "events_of_lines": "record",

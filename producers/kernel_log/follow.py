@@ -1,115 +1,30 @@
-"""Reading what is new in a log file that grows, is rotated, copied and truncated, or replaced while nobody looked."""
+"""Reading what is new in a log file that grows, is rotated, copied, truncated and compressed while nobody looks."""
 
 from __future__ import annotations
 
 import glob
-import os
-import stat
-from hashlib import blake2b
+import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import msgspec
 import structlog
 
-from producers.kernel_log.lines import LINE_BYTES
+from producers.kernel_log.generation import (
+    FilePosition,
+    Generation,
+    KernelLogError,
+    PlainFile,
+    SourceLine,
+    generation,
+)
+from producers.kernel_log.lines import COMPRESSED
 
 log = structlog.get_logger()
 
 Start = Literal["end", "beginning"]
 """Where to begin in an input that was never read before."""
-HEAD_BYTES = 256
-"""So many first bytes tell one log file from the next: they hold a time stamp."""
-_ENOUGH_HEAD_BYTES = 64
-"""With fewer, a file of another inode is not taken for the same log."""
-
-
-class KernelLogError(RuntimeError):
-    """A kernel log that cannot be read; the message says what to do."""
-
-
-class SourceLine(NamedTuple):
-    """A line as an input gave it."""
-
-    cursor: str
-    """Names this line among all lines of this input, the same after a restart."""
-    text: str
-    old: bool = False
-    """Was there before we began: it may say whose a PCI address is, but is no event."""
-    lost: int = 0
-    """So many lines before this one are gone."""
-
-
-class FilePosition(msgspec.Struct, frozen=True):
-    """How far a file was read."""
-
-    device: int
-    inode: int
-    offset: int
-    head_bytes: int
-    head_hash: str
-
-
-class _Generation:
-    """One file on disk, whatever its name is now; `offset` is where the first line begins that was not given."""
-
-    def __init__(self, path: Path, offset: int | None = 0) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.status = os.fstat(self.descriptor)
-        if not stat.S_ISREG(self.status.st_mode):
-            os.close(self.descriptor)
-            raise KernelLogError(f"reading the kernel log {path}: it is not a file; give a log file or /dev/kmsg")
-        self.offset = self.status.st_size if offset is None else offset
-        self._note_head()
-
-    def _note_head(self) -> None:
-        self.head_bytes = min(HEAD_BYTES, self.offset)
-        self.head_hash = self._hash_of(self.head_bytes)
-
-    def _hash_of(self, size: int) -> str:
-        return blake2b(os.pread(self.descriptor, size, 0), digest_size=8).hexdigest()
-
-    def position(self) -> FilePosition:
-        return FilePosition(self.status.st_dev, self.status.st_ino, self.offset, self.head_bytes, self.head_hash)
-
-    def continues(self, position: FilePosition) -> bool:
-        """Whether this file still begins with what was read up to `position`."""
-        known = self.status.st_ino == position.inode or position.head_bytes >= _ENOUGH_HEAD_BYTES
-        long_enough = os.fstat(self.descriptor).st_size >= position.offset
-        return known and long_enough and self._hash_of(position.head_bytes) == position.head_hash
-
-    def lines(self, limit_bytes: int, *, last: bool) -> list[SourceLine]:
-        """Whole lines from here on. A line without its end is left for later, unless nothing can follow (`last`)."""
-        lines: list[SourceLine] = []
-        begin = self.offset
-        while self.offset - begin < limit_bytes and not self.is_done():
-            try:
-                chunk = os.pread(self.descriptor, LINE_BYTES, self.offset)
-            except OSError:
-                if not lines:
-                    raise
-                break  # give what was read; the next read meets the error again
-            *whole, rest = chunk.split(b"\n")
-            at_end = len(chunk) < LINE_BYTES
-            cut = bool(rest) and (last if at_end else not whole)
-            if cut:
-                whole.append(rest)
-            if not whole:
-                break
-            for line in whole:
-                cursor = f"{self.status.st_dev}:{self.status.st_ino}:{self.offset}"
-                lines.append(SourceLine(cursor, line.decode(errors="replace")))
-                self.offset += len(line) + 1
-            self.offset -= cut  # it had no newline
-        if self.head_bytes < HEAD_BYTES:
-            self._note_head()
-        return lines
-
-    def is_done(self) -> bool:
-        return self.offset >= os.fstat(self.descriptor).st_size
-
-    def close(self) -> None:
-        os.close(self.descriptor)
+_ROTATED = re.compile(r"(?:\.(?P<number>[0-9]{1,6})|(?P<date>[-.][0-9]{8}[-_T0-9]{0,12}))(?:\.gz|\.xz)?")
+"""What logrotate puts behind a log's name: a number that grows with age, or a date (`dateext`)."""
 
 
 class FileFollower:
@@ -122,22 +37,25 @@ class FileFollower:
         self._path = path
         self._resume = position
         self._start: Start = start
-        self._generations: list[_Generation] = []
+        self._generations: list[Generation] = []
         """What is being read, and what comes after it."""
 
-    def read(self, limit_bytes: int) -> list[SourceLine]:
-        """What is new, at most about `limit_bytes` of it."""
+    def read(self, limit_bytes: int, limit_lines: int | None = None) -> list[SourceLine]:
+        """What is new, at most about `limit_bytes` of it, and at most `limit_lines`."""
         if not self._generations:
             self._generations = self._first()
         if len(self._generations) == 1:
             self._look_for_rotation()
         lines: list[SourceLine] = []
-        while len(self._generations) > 1:
-            lines += self._generations[0].lines(limit_bytes, last=True)
-            if not self._generations[0].is_done():
+        while True:
+            file, last = self._generations[0], len(self._generations) > 1
+            begin = file.offset
+            left = None if limit_lines is None else limit_lines - len(lines)
+            lines += file.lines(limit_bytes, left, last=last)
+            limit_bytes -= file.offset - begin
+            if not last or limit_bytes <= 0 or len(lines) == limit_lines or not file.is_done():
                 return lines
             self._generations.pop(0).close()
-        return lines + self._generations[0].lines(limit_bytes, last=False)
 
     def position(self) -> FilePosition | None:
         """Up to where everything was given; None before anything was."""
@@ -149,19 +67,19 @@ class FileFollower:
         while self._generations:
             self._generations.pop().close()
 
-    def _first(self) -> list[_Generation]:
-        """Where to begin: after what was read before, which a rotation may have renamed in the meantime."""
+    def _first(self) -> list[Generation]:
+        """Where to begin: after what was read before, which rotations may have renamed in the meantime."""
         resume = self._resume
         if resume is None:
-            return [_Generation(self._path, None if self._start == "end" else 0)]
-        file = _Generation(self._path)
+            return [PlainFile(self._path, None if self._start == "end" else 0)]
+        file = PlainFile(self._path)
         if file.continues(resume):
             file.offset = resume.offset
             return [file]
         earlier = self._rotated(resume)
-        if earlier is None and resume.offset:
+        if not earlier and resume.offset:
             log.warning("the log was replaced, lines may be missing", path=str(self._path), read_bytes=resume.offset)
-        return [file] if earlier is None else [earlier, file]
+        return [*earlier, file]
 
     def _look_for_rotation(self) -> None:
         file = self._generations[0]
@@ -170,22 +88,59 @@ class FileFollower:
         except FileNotFoundError:
             return  # between a rename and the new file
         if (named.st_dev, named.st_ino) != (file.status.st_dev, file.status.st_ino):
-            self._generations.append(_Generation(self._path))
+            ours, *between = self._rotated(file.position()) or [None]
+            if ours is not None:
+                ours.close()
+            self._generations += [*(each for each in between if each is not None), PlainFile(self._path)]
         elif not file.continues(file.position()):
             earlier = self._rotated(file.position())
             file.close()
-            fresh = _Generation(self._path)
-            self._generations = [fresh] if earlier is None else [earlier, fresh]
+            self._generations = [*earlier, PlainFile(self._path)]
 
-    def _rotated(self, position: FilePosition) -> _Generation | None:
-        """The file beside ours that continues `position`: renamed (`kern.log.1`), or copied before a truncation."""
-        for path in sorted(self._path.parent.glob(f"{glob.escape(self._path.name)}?*")):
-            try:
-                file = _Generation(path)
-            except (OSError, KernelLogError):
-                continue
-            if file.continues(position):
-                file.offset = position.offset
-                return file
-            file.close()
-        return None
+    def _rotated(self, position: FilePosition) -> list[Generation]:
+        """The file beside ours that continues `position`, and what was rotated after it; oldest first.
+
+        It was renamed (`kern.log.1`), copied before a truncation, or compressed since.
+        """
+        for file_paths in _by_age(self._path):
+            found: list[Generation] = []
+            for paths in file_paths:
+                if (file := _opened(paths)) is None:
+                    continue
+                if found:
+                    found.append(file)
+                elif file.continues(position):
+                    file.offset = position.offset
+                    found.append(file)
+                else:
+                    file.close()
+            if found:
+                return found
+        return []
+
+
+def _opened(paths: list[Path]) -> Generation | None:
+    """The first of these names of one file that can be opened: a file that is being compressed has two for a while."""
+    for path in paths:
+        try:
+            return generation(path)
+        except (OSError, KernelLogError):
+            continue
+    return None
+
+
+def _by_age(path: Path) -> list[list[list[Path]]]:
+    """The files beside a log that may be earlier ones of it, by the way they are named, oldest first in each."""
+    ways: dict[str, dict[tuple[int, str], list[Path]]] = {}
+    for found in sorted(path.parent.glob(f"{glob.escape(path.name)}?*")):
+        suffix = found.name[len(path.name) :]
+        rotated = _ROTATED.fullmatch(suffix)
+        if rotated is None:
+            way, age = suffix, (0, "")
+        elif rotated["number"]:
+            way, age = "number", (-int(rotated["number"]), "")
+        else:
+            way, age = "date", (0, rotated["date"])
+        same = ways.setdefault(way, {}).setdefault(age, [])
+        same.insert(len(same) if found.suffix in COMPRESSED else 0, found)
+    return [[files[age] for age in sorted(files)] for files in ways.values()]

@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from producers.kernel_log.follow import SourceLine, Start
+from producers.kernel_log.follow import Start
+from producers.kernel_log.generation import SourceLine
 
 _RECORD_BYTES = 1 << 16
 """The kernel refuses a read into less than its longest record (8 KiB so far)."""
@@ -30,13 +31,13 @@ class KmsgReader:
         self.sequence = sequence
         """Number of the last record that was given."""
 
-    def read(self, limit_bytes: int) -> list[SourceLine]:
-        """What is new, at most about `limit_bytes` of it."""
+    def read(self, limit_bytes: int, until: int | None = None) -> list[SourceLine]:
+        """What is new, at most about `limit_bytes` of it, and up to the record with the number `until`."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         lines: list[SourceLine] = []
         taken = 0
-        while taken < limit_bytes:
+        while taken < limit_bytes and (until is None or self.sequence is None or self.sequence < until):
             try:
                 data = self._read(self._descriptor, _RECORD_BYTES)
             except BlockingIOError:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, cast
 from uuid import UUID
 
 import msgspec
 
 LINE_BYTES = 1 << 20
 """A longer line comes in pieces, so that no input can fill the memory."""
+
+COMPRESSED = (".gz", ".xz")
+"""What rotated logs end in that can be read as they are."""
 
 _MONTHS = {
     name: number
@@ -61,6 +65,19 @@ class _JournalRecord(msgspec.Struct):
 
 
 _journal = msgspec.json.Decoder(_JournalRecord)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A log for reading, unpacked on the way where it is compressed. Raises `OSError`."""
+    if path.suffix == ".gz":
+        import gzip
+
+        return cast("BinaryIO", gzip.open(path))
+    if path.suffix == ".xz":
+        import lzma
+
+        return cast("BinaryIO", lzma.open(path))
+    return path.open("rb")
 
 
 def numbered(stream: BinaryIO) -> Iterator[tuple[int, str]]:

@@ -13,7 +13,8 @@ import structlog
 
 from producers.kernel_log.decode import Decoder
 from producers.kernel_log.events import GpuMap, KernelEvent
-from producers.kernel_log.follow import FileFollower, FilePosition, KernelLogError, SourceLine, Start
+from producers.kernel_log.follow import FileFollower, Start
+from producers.kernel_log.generation import FilePosition, KernelLogError, SourceLine
 from producers.kernel_log.kmsg import KmsgReader
 from producers.kernel_log.record import SOURCE, hardware_event
 from producers.source import Origin

@@ -127,17 +127,18 @@ def decode(lines: Iterable[tuple[int, str]], node: str = "") -> Iterator[Decoded
     known = frozenset(name for group in fields().values() for field in group.values() for name in field.csv)
     xml, text, csv = XmlForm(), TextForm(), CsvForm(known)
     held: list[Block] = []
-    number, found = 0, False
+    number, found, begun = 0, False, False
 
     def settle(pieces: Iterable[Piece]) -> Iterator[Decoded]:
-        nonlocal found
+        nonlocal found, begun
         for piece in pieces:
-            found = True
+            found = found or not isinstance(piece, str)
             if isinstance(piece, Block):
                 held.append(piece)
             elif isinstance(piece, Unreadable):
                 yield piece
             else:
+                begun = True
                 yield from _document(held, node)
                 held.clear()
 
@@ -152,8 +153,9 @@ def decode(lines: Iterable[tuple[int, str]], node: str = "") -> Iterator[Decoded
             yield from settle([*text.feed(number, line), *csv.feed(number, line)])
     yield from settle([*xml.end(), *text.end(), *csv.end()])
     if not found:
-        expected = "neither `nvidia-smi -q` text, nor `-q -x` XML, nor `--query-gpu` CSV with its line of names"
-        yield Unreadable(place=f"line {max(number, 1)}", what="nvidia-smi's output", reason=f"found {expected}")
+        nothing = "found neither `nvidia-smi -q` text, nor `-q -x` XML, nor `--query-gpu` CSV with its line of names"
+        reason = "it begins, and there is no GPU in it" if begun else nothing
+        yield Unreadable(place=f"line {max(number, 1)}", what="nvidia-smi's output", reason=reason)
 
 
 def _failure(number: int, line: str, node: str) -> GpuEvent | None:

@@ -16,7 +16,7 @@ from tests.benchmarks.context import BenchmarkError
 _BEHIND_MS = 5_000
 _READ_MS = 20
 """What an agent needs to read its GPUs."""
-_GPUS_PER_NODE, _NODES_PER_RACK = 8, 8
+GPUS_PER_NODE, _NODES_PER_RACK = 8, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class FleetLog:
     @property
     def samples(self) -> int:
         """GPU samples in all of them."""
-        return self.messages * _GPUS_PER_NODE
+        return self.messages * GPUS_PER_NODE
 
 
 def send(bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, one_by_one: bool = False) -> None:

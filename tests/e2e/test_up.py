@@ -79,8 +79,10 @@ def test_a_real_kernel_log_goes_through_the_running_pipeline(tmp_path: Path, sha
 def test_what_is_killed_comes_back_and_nothing_stays_behind(tmp_path: Path) -> None:
     data_dir, log = tmp_path / "var", tmp_path / "up.log"
     with _up(data_dir, log) as process:
-        killed = {name: present(data_dir)[name].pid for name in ("loader", "streams-0")}
-        for pid in killed.values():
+        killed = {name: present(data_dir)[name].pid for name in ("loader", "streams-0", "kafka")}
+        [broker] = psutil.Process(killed["kafka"]).children()
+        assert "java" in broker.name()
+        for pid in (killed["loader"], killed["streams-0"], broker.pid):
             os.kill(pid, signal.SIGKILL)
         for name, pid in killed.items():
             _until(

@@ -32,7 +32,9 @@ def _incident(number: int) -> Incident:
         incident_id=f"i{number}", revision=1, state="open", page=True, site="demo", racks=["r1"], root=f"gpu:{number}",
         root_fault_id=f"f{number}", root_class="gpu_lost", title=f"GPU number {number} lost", severity="critical",
         action="drain_and_diagnose", reason="alone", score=1.0,
-        members=[Member(fault_id=f"f{number}", component=f"gpu:{number}", fault_class="gpu_lost", role="root", because="")],
+        members=[
+            Member(fault_id=f"f{number}", component=f"gpu:{number}", fault_class="gpu_lost", role="root", because="")
+        ],
         evidence=["kernel_log: 2026-01-31T10:00:00,000000+00:00 NVRM: Xid 79"],
         first_ms=number, last_ms=number, observed_ms=number, decided_ms=number + 1000,
     )  # fmt: skip
@@ -59,7 +61,7 @@ def test_an_incident_shows_evidence_and_what_to_do() -> None:
 
 @pytest.mark.parametrize("height", [24, 30, 40, 60])
 def test_the_newest_incident_fits_every_terminal(height: int) -> None:
-    text = _drawn(screen(_seen(12), elapsed_seconds=1, total_seconds=90, phase="", height=height), width=100)
+    text = _drawn(screen(_seen(12), elapsed_seconds=1, total_seconds=90, phase="", size=(100, height)), width=100)
     assert len(text.splitlines()) <= height
     assert "GPU number 11 lost" in text
 

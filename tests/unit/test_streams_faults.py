@@ -381,9 +381,24 @@ def test_a_recovery_from_before_a_fault_does_not_end_it() -> None:
     lost_again = event(code=79, at_s=100)
     book.take(lost, found, lost_again)
     book.take(lost, found, lost_again)
+    book.take(event("agent_started", gpu=None, at_s=50, boot_id="boot-0"))
     assert [one.state for one in book.written] == ["open", "cleared", "open"]
-    book.take(anomaly("gpu_silent", "cleared", at_s=50), event("agent_started", gpu=None, at_s=50, boot_id="boot-0"))
-    assert [one.state for one in book.written] == ["open", "cleared", "open"]
+
+
+def test_a_silence_that_ended_before_a_fault_does_not_end_it_when_it_is_delivered_again() -> None:
+    book = Book()
+    silence = [anomaly("gpu_silent", at_s=5), anomaly("gpu_silent", "cleared", at_s=50)]
+    book.take(*silence, event(code=79, at_s=60))
+    book.take(*silence)
+    assert [(one.fault_class, one.state) for one in book.written][-1] == ("gpu_lost", "open")
+
+
+def test_a_gpu_that_the_driver_has_found_but_that_cannot_be_read_is_still_silent() -> None:
+    book = Book()
+    book.take(event(code=79), anomaly("gpu_silent", at_s=5), event("gpu_found", at_s=60))
+    assert clears(book) == ["gpu_lost"]
+    book.take(anomaly("gpu_silent", "cleared", at_s=70))
+    assert clears(book) == ["gpu_lost", "gpu_silent"]
 
 
 # --- one life ---------------------------------------------------------------------------------------------------------

@@ -168,7 +168,9 @@ def test_a_node_whose_clock_is_behind_is_not_silent_and_neither_are_its_gpus(beh
 
 
 def test_a_node_whose_clock_is_behind_is_found_when_it_stops() -> None:
-    behind = [message(sample("behind", second - 30), at_ms=START_MS + 1000 * round(second)) for second in seconds(0, 20)]
+    behind = [
+        message(sample("behind", second - 30), at_ms=START_MS + 1000 * round(second)) for second in seconds(0, 20)
+    ]
     mixed: list[GpuSample | Message] = [one for pair in zip(WITNESS, behind, strict=False) for one in pair]
     found = Watch().run([*mixed, *WITNESS[20:]])
     assert told(found) == [("node:behind", "raised", 24, 19)]
