@@ -2,8 +2,7 @@
 .PHONY: help setup demo test check format bench clean
 .DEFAULT_GOAL := help
 
-VENV  := .venv
-BENCH := .venv-bench
+VENV := .venv
 # Changes exactly when what is installed would.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
@@ -42,16 +41,11 @@ format: setup
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-# An environment of its own: the libraries that we measure ourselves against pin other versions of the same clients.
-bench: setup $(BENCH)/.installed
-	@FLEETPULSE_BENCH_PYTHON=$(BENCH)/bin/python $(VENV)/bin/python -m tests.benchmarks
-
-$(BENCH)/.installed: tests/benchmarks/requirements.txt
-	@bash infra/find_python.sh $(BENCH)
-	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/requirements.txt
-	@touch $@
+# What we measure ourselves against pins other versions of the same clients: it gets .venv-bench.
+bench: setup
+	@$(VENV)/bin/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) $(BENCH) var dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks \
+	rm -rf $(VENV) .venv-bench var dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks \
 	  .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,12 +24,12 @@ class LogRewoundError(Exception):
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One Kafka record in a batch."""
+    """One Kafka record in a batch, taken apart."""
 
     offset: int
     key: bytes | None
-    value: bytes | None
-    """As it came."""
+    head: bytes | None
+    """What came before the body; where the record is refused, all that came."""
     body: bytes | None
     """The undecoded Avro body; None where the record is refused."""
     reason: str = ""
@@ -37,9 +37,19 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
     """Why it is refused, for a human."""
 
+    @property
+    def value(self) -> bytes | None:
+        """The record as it came."""
+        return self.head if self.body is None else (self.head or b"") + self.body
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.head or b"") + len(self.body or b"")
+
     def refused(self, reason: str, detail: str) -> Entry:
         """The same record, refused."""
-        return msgspec.structs.replace(self, body=None, reason=reason, detail=detail)
+        return Entry(self.offset, self.key, self.value, None, reason, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +232,10 @@ class Cutter:
             # an older build began the batch; it could not read this record, and the batch has to stay what it was
             detail = "its schema was unknown to the loader that began the batch: publish the record again"
             return Entry(offset, key, value, None, "unknown_schema", detail), None
-        return Entry(offset, key, value, framed.body), framed.schema
+        # the body is most of the record: it is held once
+        return Entry(
+            offset, key, value[: len(value) - len(framed.body)] if value else value, framed.body
+        ), framed.schema
 
     def _finish(self, last: int) -> list[Batch]:
         entries, schema, redo = tuple(self._entries), self._schema, self.intent is not None

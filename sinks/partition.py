@@ -43,7 +43,7 @@ from sinks.outage import Outage
 
 log = structlog.get_logger()
 
-_READY_BATCHES = 2
+_READY_BATCHES = 1
 
 
 class _OverError(Exception):
@@ -324,7 +324,7 @@ class PartitionLoader:
         accepted = part.accepted
         metrics.BATCHES.labels(self.route.topic).inc()
         metrics.RECORDS.labels(self.route.topic).inc(len(accepted))
-        metrics.BYTES.labels(self.route.topic).inc(sum(len(entry.value or b"") for entry in accepted))
+        metrics.BYTES.labels(self.route.topic).inc(sum(entry.size for entry in accepted))
 
 
 _END: tuple[Batch, int] = (Batch(0, -1, None, ()), 0)

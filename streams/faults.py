@@ -85,9 +85,9 @@ class OpenFault(msgspec.Struct, kw_only=True):
 class FaultBook:
     """The open faults of one partition, by component and class.
 
-    `on_event`, `on_anomaly` and `advance` give the records to write, in order. They never raise for what a record
-    holds. `changes` gives what has to be kept to go on after a restart, `restore` takes it back. What ends together is
-    written in the order of its key, whatever came first: a restart does not know any more.
+    `on_event`, `on_anomaly`, `flush` and `end_quiet` give the records to write, in order; they never raise for what a
+    record holds. What ends together is written in the order of its key: what came first is not known after a restart.
+    `changes` gives what has to be kept to go on, `restore` takes it back.
     """
 
     def __init__(self, catalog: Catalog, table: Causes, topology: Topology) -> None:
@@ -174,17 +174,23 @@ class FaultBook:
         )
         return self._fold(seed, arrived_ms, source, standing=anomaly.anomaly_id)
 
-    def advance(self, now_ms: int) -> list[Fault]:
-        """Let time go on: ends faults that have been quiet for long enough, writes counts that are behind."""
-        over, behind = {}, []
-        for key, found in self._open.items():
-            quiet_s = self._quiet_s(found)
-            if quiet_s is not None and now_ms - found.arrived_ms >= quiet_s * 1000:
-                over[key] = found.fault.last_ms + quiet_s * 1000
-            elif found.fault.count > found.written_count and now_ms - found.written_ms >= _FLUSH_MS:
-                behind.append(key)
+    def flush(self, now_ms: int) -> list[Fault]:
+        """Write the counts that are behind for long enough."""
+        behind = [
+            key
+            for key, found in self._open.items()
+            if found.fault.count > found.written_count and now_ms - found.written_ms >= _FLUSH_MS
+        ]
+        return [self._write(key, now_ms) for key in sorted(behind)]
+
+    def end_quiet(self, now_ms: int) -> list[Fault]:
+        """End the faults that have been quiet for long enough."""
+        over = {
+            key: found.fault.last_ms + quiet_s * 1000
+            for key, found in self._open.items()
+            if (quiet_s := self._quiet_s(found)) is not None and now_ms - found.arrived_ms >= quiet_s * 1000
+        }
         written = [self._end(key, at_ms, now_ms) for key, at_ms in sorted(over.items())]
-        written += [self._write(key, now_ms) for key in sorted(behind)]
         for key, ended in list(self._ended.items()):
             if ended.ended_ms is not None and now_ms - ended.ended_ms < _KEEP_ENDED_MS:
                 break

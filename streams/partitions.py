@@ -221,11 +221,13 @@ class FaultPartition:
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
-        """Let time go on: that of the topic which is further behind."""
-        if now_ms - self._born_ms <= self._idle_ms:
-            return Outcome()  # what the memory calls quiet may have more waiting in the log
+        """Let time go on."""
         times = [time for clock in self._clocks.values() if (time := clock.time_ms(now_ms)) != NEVER_MS]
-        written = self._book.advance(min(times, default=now_ms))
+        written = self._book.flush(max(times, default=now_ms))
+        if len(times) == len(self._clocks) or now_ms - self._born_ms > self._idle_ms:
+            # Until then what the memory calls quiet may have more waiting in the log; and a topic that is behind may
+            # have it later.
+            written += self._book.end_quiet(min(times, default=now_ms))
         return Outcome(list(written), memory=_kept("fault", self._book.changes()))
 
 

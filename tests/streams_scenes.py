@@ -11,6 +11,7 @@ from schemas.codec import SingleObjectCodec
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly, Fault, GpuSample, HardwareEvent, InventoryRecord, Record
 from schemas.topics import ANOMALIES, EVENTS, FAULTS, SAMPLES
+from streams.samples import SampleColumns, SampleDecoder
 
 CODEC = SingleObjectCodec()
 START_MS = 1_700_000_000_000
@@ -189,6 +190,13 @@ def in_inventory(component: str, *, rack: str = "r1", site: str = "hall-a", **fi
     return InventoryRecord(
         component=component, kind=kind, site=site, rack=rack, source="declared", seen_ms=START_MS, **fields
     )
+
+
+def columns(records: Iterable[Record | bytes | Message | None]) -> SampleColumns:
+    """A run, decoded."""
+    decoded = SampleDecoder(CODEC, future_ms=60_000)(log(records)).columns
+    assert decoded is not None
+    return decoded
 
 
 def runs(messages: Sequence[Message], cuts: Iterable[int] = ()) -> list[list[Message]]:

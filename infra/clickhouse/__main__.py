@@ -10,7 +10,9 @@ import threading
 from pathlib import Path
 
 import structlog
+from pydantic import SecretStr
 
+from infra.clickhouse.access import password_in
 from infra.clickhouse.folder import StartError
 from infra.clickhouse.server import run
 from infra.clickhouse.settings import EmbeddedClickHouseSettings
@@ -27,13 +29,20 @@ def main() -> int:
     parser.add_argument("--confine", choices=["auto", "require", "off"], default="auto", help="see README.md")
     parser.add_argument("--grace-seconds", type=float, default=15, help="how long statements may finish at a stop")
     parser.add_argument("--keep-free-mib", type=int, default=512, help="room left free on the disk (%(default)s)")
+    parser.add_argument(
+        "--analyst-password-file",
+        type=Path,
+        help="ask the read-only login for the password in this file (made if absent)",
+    )
     given = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    asked = given.analyst_password_file
     settings = EmbeddedClickHouseSettings(
         data_dir=given.data_dir,
+        analyst_password=SecretStr(password_in(asked)) if asked else None,
         host=given.host,
         port=given.port,
         confine=given.confine,

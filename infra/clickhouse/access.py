@@ -34,7 +34,12 @@ class Keys:
 
 
 def writer_password(path: Path) -> str:
-    """The writer's password from the file at `path`, which is made with a fresh password where it does not exist.
+    """The writer's password, from the file at `path` (see `password_in`)."""
+    return password_in(path)
+
+
+def password_in(path: Path) -> str:
+    """The password in the file at `path`, which is made with a fresh one where it does not exist.
 
     The file is created whole (another process sees no file or all of it) with mode 0600. A file that others may read
     or write is refused: a password that others could have read is none.

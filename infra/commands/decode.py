@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import msgspec
 import typer
 
+from infra.commands.decode_sources import register
+
 if TYPE_CHECKING:
     from producers.kernel_log import Decoder
     from schemas.catalog import Catalog
@@ -24,11 +26,6 @@ app = typer.Typer(
     add_completion=False,
 )
 _FLUSH_BYTES = 1 << 16
-
-
-@app.callback()
-def _decode() -> None:
-    """Keep `kernel-log` a subcommand although it is the only one so far."""
 
 
 @app.command("kernel-log")
@@ -144,6 +141,8 @@ def _fail(message: str) -> None:
     print(message, file=sys.stderr)
     raise typer.Exit(1)
 
+
+register(app)
 
 if __name__ == "__main__":
     app()

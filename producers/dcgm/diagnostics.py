@@ -20,12 +20,14 @@ from schemas.catalog import Catalog, Severity
 from schemas.ids import gpu_id, node_id
 
 ROOTS = ("DCGM GPU Diagnostic", "DCGM Diagnostic", "DCGM Multi-Node Diagnostic")
-_ATTEMPTS = 10_000
+_ATTEMPTS = 1000
 """Braces at which a document is looked for before a text is given up; a banner has a few."""
 _DEPTH = 8
 _GPU_GROUP = 1
 """DCGM's number of the entity group GPU."""
 _WORST: tuple[Result, ...] = ("pass", "not_run", "warn", "fail")
+_DIAGNOSTIC = re.compile("|".join(f'"{name}"' for name in (*ROOTS, "test_categories")))
+_CATEGORY = re.compile(r'"category"\s*:\s*"([^"\n]{0,80})"')
 _json = json.JSONDecoder()
 
 
@@ -78,29 +80,27 @@ Decoded = DiagnosticResult | Unreadable
 
 def decode(text: str, node: str = "", catalog: Catalog | None = None) -> Iterator[Decoded]:
     """The results of every document in a text, in its order."""
-    at, attempts, found, broken = 0, 0, False, False
+    at, attempts, told, broken = 0, 0, False, False
     while (at := text.find("{", at)) >= 0 and attempts < _ATTEMPTS:
         try:
             value, end = _json.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            if not found and not broken and '"test_categories"' in text[at:]:
-                broken = True
-                place = getattr(error, "pos", at)
-                reason = getattr(error, "msg", "nested too deeply")
-                yield Unreadable(
-                    place=_line(text, place), what="a diagnostic's JSON", reason=f"it breaks off: {reason}"
-                )
+            until = getattr(error, "pos", len(text))
+            if not broken and _DIAGNOSTIC.search(text, at, until):
+                told = broken = True
+                reason = f"it breaks off: {getattr(error, 'msg', 'nested too deeply')}"
+                yield Unreadable(place=_line(text, until), what="a diagnostic's JSON", reason=reason)
             at, attempts = at + 1, attempts + 1
             continue
-        roots = list(_roots(value, node, catalog))
-        for document, diagnostic in roots:
-            found = True
+        for document, diagnostic in (roots := list(_roots(value, node, catalog))):
             yield from _diagnostic(document, diagnostic)
-        if broken and not roots:
-            # a part of the document that broke: what is whole in it counts
+        if roots:
+            told, broken = True, False
+        elif broken:
+            # a part of a document that is broken: what is whole in it counts
             yield from _part(_Document(node, catalog), value, _group_before(text, at))
         at = end
-    if not found and not broken:
+    if not told:
         reason = f"no JSON with {' or '.join(map(repr, ROOTS[:2]))} in it"
         yield Unreadable(place=_line(text, len(text.rstrip())), what="the output of `dcgmi diag -j`", reason=reason)
 
@@ -110,8 +110,8 @@ def _line(text: str, at: int) -> str:
 
 
 def _group_before(text: str, at: int) -> str | None:
-    groups = re.findall(r'"category"\s*:\s*"([^"\n]{0,80})"', text[:at])
-    return groups[-1] if groups else None
+    match = _CATEGORY.match(text, text.rfind('"category"', 0, at))
+    return match[1] if match else None
 
 
 def _part(document: _Document, value: Any, group: str | None) -> Iterator[Decoded]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -39,22 +41,27 @@ class FileFollower:
         self._start: Start = start
         self._generations: list[Generation] = []
         """What is being read, and what comes after it."""
+        self._listing: frozenset[tuple[str, int]] = frozenset()
+        """The files beside ours when it was looked for rotated ones last, by name and inode."""
 
     def read(self, limit_bytes: int, limit_lines: int | None = None) -> list[SourceLine]:
         """What is new, at most about `limit_bytes` of it, and at most `limit_lines`."""
         if not self._generations:
+            self._listing = _listing(self._path)
             self._generations = self._first()
-        if len(self._generations) == 1:
-            self._look_for_rotation()
+        self._look_for_rotation()
         lines: list[SourceLine] = []
         while True:
-            file, last = self._generations[0], len(self._generations) > 1
+            file = self._generations[0]
+            # until it has written into the next file, the logger may go on in this one
+            last = any(later.reaches(1) for later in self._generations[1:])
             begin = file.offset
             left = None if limit_lines is None else limit_lines - len(lines)
             lines += file.lines(limit_bytes, left, last=last)
             limit_bytes -= file.offset - begin
             if not last or limit_bytes <= 0 or len(lines) == limit_lines or not file.is_done():
                 return lines
+            self._generations[1].previous = file.last_name()
             self._generations.pop(0).close()
 
     def position(self) -> FilePosition | None:
@@ -71,52 +78,98 @@ class FileFollower:
         """Where to begin: after what was read before, which rotations may have renamed in the meantime."""
         resume = self._resume
         if resume is None:
-            return [PlainFile(self._path, None if self._start == "end" else 0)]
+            file = PlainFile(self._path, None if self._start == "end" else 0)
+            file.previous = self._newest_rotated()
+            return [file]
         file = PlainFile(self._path)
+        if resume.offset == 0:
+            files = [*self._after(resume.previous, or_all=True), file]
+            files[0].previous = resume.previous
+            return files
         if file.continues(resume):
             file.offset = resume.offset
             return [file]
         earlier = self._rotated(resume)
-        if not earlier and resume.offset:
+        if not earlier:
             log.warning("the log was replaced, lines may be missing", path=str(self._path), read_bytes=resume.offset)
         return [*earlier, file]
 
+    def _newest_rotated(self) -> str | None:
+        name = None
+        for paths in _logrotated(self._path):
+            if file := _opened(paths):
+                name = file.last_name() or name
+                file.close()
+        return name
+
+    def _after(self, name: str | None, *, or_all: bool = False) -> list[Generation]:
+        """What was rotated after the file of that name; where there is no such, nothing, or all that there is."""
+        files: list[Generation] = []
+        is_found = or_all
+        for paths in _logrotated(self._path):
+            if file := _opened(paths):
+                files.append(file)
+                if name is not None and file.last_name() == name:
+                    is_found = True
+                    while files:
+                        files.pop().close()
+        while not is_found and files:
+            files.pop().close()
+        return files
+
     def _look_for_rotation(self) -> None:
-        file = self._generations[0]
+        newest = self._generations[-1]
         try:
             named = self._path.stat()
         except FileNotFoundError:
             return  # between a rename and the new file
-        if (named.st_dev, named.st_ino) != (file.status.st_dev, file.status.st_ino):
-            ours, *between = self._rotated(file.position()) or [None]
-            if ours is not None:
-                ours.close()
-            self._generations += [*(each for each in between if each is not None), PlainFile(self._path)]
-        elif not file.continues(file.position()):
-            earlier = self._rotated(file.position())
-            file.close()
-            self._generations = [*earlier, PlainFile(self._path)]
+        is_renamed = (named.st_dev, named.st_ino) != (newest.status.st_dev, newest.status.st_ino)
+        if newest.offset == 0:
+            listing = _listing(self._path)
+            if is_renamed or listing != self._listing:
+                self._listing = listing
+                self._generations[-1:] = self._begun_again(newest)
+        elif not newest.continues(newest.position()):  # truncated; what it held was copied, or is gone
+            self._generations.pop().close()
+            self._generations += [*self._rotated(newest.position()), PlainFile(self._path)]
+        elif is_renamed:  # it is open here, wherever it is now; what matters is what came after it
+            self._generations += [*self._after(newest.name()), PlainFile(self._path)]
+
+    def _begun_again(self, newest: Generation) -> list[Generation]:
+        """All that came after the file before `newest`, of which nothing was read: it may have been filled, copied and
+        truncated any number of times, and nothing in it would show that.
+        """
+        for earlier, later in pairwise(self._generations):
+            later.previous = earlier.last_name()
+        files = [*self._after(newest.previous, or_all=True), PlainFile(self._path)]
+        files[0].previous = newest.previous
+        if newest.reaches(1) and newest.name() not in {file.last_name() for file in files}:
+            return [newest, *files]  # moved to where nobody would find it
+        newest.close()
+        return files
 
     def _rotated(self, position: FilePosition) -> list[Generation]:
         """The file beside ours that continues `position`, and what was rotated after it; oldest first.
 
         It was renamed (`kern.log.1`), copied before a truncation, or compressed since.
         """
-        for file_paths in _by_age(self._path):
-            found: list[Generation] = []
-            for paths in file_paths:
-                if (file := _opened(paths)) is None:
-                    continue
-                if found:
-                    found.append(file)
-                elif file.continues(position):
-                    file.offset = position.offset
-                    found.append(file)
-                else:
-                    file.close()
-            if found:
+        for files in _by_age(self._path).values():
+            if found := _from(files, position):
+                found[0].offset = position.offset
                 return found
         return []
+
+
+def _from(files: list[list[Path]], position: FilePosition) -> list[Generation]:
+    """The files from the one that continues `position` on, open; none where there is no such."""
+    found: list[Generation] = []
+    for paths in files:
+        file = _opened(paths)
+        if file is not None and (found or file.continues(position)):
+            found.append(file)
+        elif file is not None:
+            file.close()
+    return found
 
 
 def _opened(paths: list[Path]) -> Generation | None:
@@ -129,7 +182,7 @@ def _opened(paths: list[Path]) -> Generation | None:
     return None
 
 
-def _by_age(path: Path) -> list[list[list[Path]]]:
+def _by_age(path: Path) -> dict[str, list[list[Path]]]:
     """The files beside a log that may be earlier ones of it, by the way they are named, oldest first in each."""
     ways: dict[str, dict[tuple[int, str], list[Path]]] = {}
     for found in sorted(path.parent.glob(f"{glob.escape(path.name)}?*")):
@@ -143,4 +196,15 @@ def _by_age(path: Path) -> list[list[list[Path]]]:
             way, age = "date", (0, rotated["date"])
         same = ways.setdefault(way, {}).setdefault(age, [])
         same.insert(len(same) if found.suffix in COMPRESSED else 0, found)
-    return [[files[age] for age in sorted(files)] for files in ways.values()]
+    return {way: [files[age] for age in sorted(files)] for way, files in ways.items()}
+
+
+def _listing(path: Path) -> frozenset[tuple[str, int]]:
+    with os.scandir(path.parent) as entries:
+        return frozenset((each.name, each.inode()) for each in entries if each.name.startswith(path.name))
+
+
+def _logrotated(path: Path) -> list[list[Path]]:
+    """The files that logrotate has named, oldest first."""
+    ways = _by_age(path)
+    return [files for way in ("date", "number") for files in ways.get(way, [])]

@@ -50,6 +50,8 @@ class FilePosition(msgspec.Struct, frozen=True):
     offset: int
     head_bytes: int
     head_hash: str
+    previous: str | None = None
+    """The name of the file before it. Of a file of which nothing was read, nothing else is known."""
 
 
 class Generation(ABC):
@@ -58,7 +60,9 @@ class Generation(ABC):
     def __init__(self, status: os.stat_result, offset: int) -> None:
         self.status = status
         self.offset = offset
-        self._first: str | None = None
+        self.previous: str | None = None
+        """The name of the file that was rotated away before this one began."""
+        self._name: str | None = None
         self._note_head()
 
     @abstractmethod
@@ -79,7 +83,8 @@ class Generation(ABC):
 
     def position(self) -> FilePosition:
         """Up to where it was given."""
-        return FilePosition(self.status.st_dev, self.status.st_ino, self.offset, self.head_bytes, self.head_hash)
+        device, inode = self.status.st_dev, self.status.st_ino
+        return FilePosition(device, inode, self.offset, self.head_bytes, self.head_hash, self.previous)
 
     def continues(self, position: FilePosition) -> bool:
         """Whether this file still begins with what was read up to `position`."""
@@ -107,18 +112,22 @@ class Generation(ABC):
             if limit_lines is not None and len(lines) + len(whole) > limit_lines:
                 whole, cut = whole[: limit_lines - len(lines)], False
             for line in whole:
-                lines.append(SourceLine(f"{self._name()}:{self.offset}", line.decode(errors="replace")))
+                lines.append(SourceLine(f"{self.name()}:{self.offset}", line.decode(errors="replace")))
                 self.offset += len(line) + 1
             self.offset -= cut  # it had no newline
         if self.head_bytes < HEAD_BYTES:
             self._note_head()
         return lines
 
-    def _name(self) -> str:
-        """Its first line, which stays the same when the file grows, is copied or compressed."""
-        if self._first is None:
-            self._first = _hash(self.at(0, HEAD_BYTES).partition(b"\n")[0])
-        return self._first
+    def name(self) -> str:
+        """A hash of its first line, which stays the same when the file grows, is copied or compressed."""
+        if self._name is None:
+            self._name = _hash(self.at(0, HEAD_BYTES).partition(b"\n")[0])
+        return self._name
+
+    def last_name(self) -> str | None:
+        """Its name, or that of the file before where it is empty."""
+        return self.name() if self.reaches(1) else self.previous
 
     def _note_head(self) -> None:
         self.head_bytes = min(HEAD_BYTES, self.offset)

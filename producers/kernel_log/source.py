@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from producers.kernel_log.follow import FileFollower, Start
 from producers.kernel_log.generation import FilePosition, KernelLogError, SourceLine
 from producers.kernel_log.kmsg import KmsgReader
 from producers.kernel_log.record import SOURCE, hardware_event
+from producers.kernel_log.storm import Burst, Storms
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.ids import stable_id
@@ -35,28 +37,52 @@ class KmsgPosition(msgspec.Struct, frozen=True):
     sequence: int
 
 
+class Batch(msgspec.Struct, frozen=True):
+    """What one read takes of one input. Read again after a kill, it has to be the same lines at the same time: else a
+    storm would be cut into other summaries, and counted twice.
+    """
+
+    observed_ms: int
+    lines: int
+    """How many lines, of a file."""
+    sequence: int | None = None
+    """Up to which record, of the kernel's buffer."""
+    boot_ms: int | None = None
+    """What its stamps count from."""
+
+
 class Cursors(msgspec.Struct, frozen=True):
-    """How far every input was read."""
+    """How far every input was handed over, and what is kept to go on from there, by path."""
 
     kmsg: dict[str, KmsgPosition] = {}
     files: dict[str, FilePosition] = {}
+    storms: dict[str, tuple[Burst, ...]] = {}
+    """Lines that were read and wait for their summary are in here, so that none depends on being read again."""
+    batches: dict[str, Batch] = {}
+    """What was given and perhaps not handed over."""
 
 
 class _Input:
     """One path with what reads it and what decodes it."""
 
-    def __init__(self, path: Path, gpus: GpuMap) -> None:
+    def __init__(self, path: Path, gpus: GpuMap, saved: Cursors) -> None:
         self.path = path
         self.decoder = Decoder(gpus=gpus)
         self.reader: FileFollower | KmsgReader | None = None
         self.number = 0
+        self.storms = Storms(saved.storms.get(str(path), ()))
+        self.again = saved.batches.get(str(path))
+        """The batch that has to be read once more before anything else."""
+        self.batch: Batch | None = None
+        """What the read under way takes."""
 
 
 class KernelLogSource:
     """What the kernel logs about the GPUs, as `HardwareEvent` records.
 
     The cursors are kept in `state`. A batch counts as handed over when the next `read`, or `close`, comes: an agent
-    that dies in between reads it again, with the same event ids. `gpus` may be shared: tell it what NVML knows
+    that dies in between reads it again, with the same event ids. Storms come as counted summaries (`Storms`); what
+    waits for its summary is kept with the cursors. `gpus` may be shared: tell it what NVML knows
     (`GpuMap.tell`), and events carry the same GPU names as samples.
     """
 
@@ -83,8 +109,10 @@ class KernelLogSource:
         self._uptime_s = uptime_s
         self._read_kmsg = read_kmsg
         gpus = GpuMap() if gpus is None else gpus
-        self._inputs = [_Input(path, gpus) for path in paths]
-        self._saved = self._load()
+        self._committed = self._load()
+        """How far everything was handed over."""
+        self._on_disk = self._committed
+        self._inputs = [_Input(path, gpus, self._committed) for path in paths]
         self._unsaved = False
         self._path_now: Path | None = None
 
@@ -110,6 +138,9 @@ class KernelLogSource:
             except KernelLogError as error:
                 errors.append(error)
         self._path_now = None
+        if events:
+            batches = {str(each.path): batch for each in self._inputs if (batch := each.again or each.batch)}
+            self._write(msgspec.structs.replace(self._committed, batches=batches))
         if errors and not events:
             raise errors[0] if len(errors) == 1 else KernelLogError("; ".join(map(str, errors)))
         return events
@@ -119,20 +150,23 @@ class KernelLogSource:
 
         A disk that takes no note stops nothing: the lines would come twice after a restart, with the same event ids.
         """
-        now = self._cursors()
-        if self._state is None or now == self._saved:
+        self._committed = self._cursors()
+        self._write(self._committed)
+
+    def _write(self, cursors: Cursors) -> None:
+        if self._state is None or cursors == self._on_disk:
             return
         temporary = self._state.with_name(f"{self._state.name}.new")
         try:
             self._state.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(msgspec.json.encode(now))
+            temporary.write_bytes(msgspec.json.encode(cursors))
             temporary.replace(self._state)
         except OSError as error:
             if not self._unsaved:
                 log.warning("the kernel log cursors cannot be kept", path=str(self._state), error=str(error))
             self._unsaved = True
             return
-        self._saved, self._unsaved = now, False
+        self._on_disk, self._unsaved = cursors, False
 
     def close(self) -> None:
         """Commit, and let go of files."""
@@ -143,13 +177,13 @@ class KernelLogSource:
 
     def _read_input(self, each: _Input, now_ms: int) -> list[HardwareEvent]:
         if each.reader is None:
-            each.reader = self._reader(each.path)
+            each.reader = self._reader(each)
         each.decoder.now_ms = now_ms
-        lines = each.reader.read(_READ_BYTES)
-        observed_ms = self._clock_ms()
+        again = each.again
+        lines, observed_ms = self._lines(each, each.reader)
         if isinstance(each.reader, KmsgReader):
             # The kernel stamps its records with the monotonic clock; in files such stamps may be of an earlier boot.
-            each.decoder.boot_ms = observed_ms - int(self._uptime_s() * 1000)
+            each.decoder.boot_ms = again.boot_ms if again else observed_ms - int(self._uptime_s() * 1000)
         events: list[HardwareEvent] = []
         for line in lines:
             each.number += 1
@@ -157,45 +191,76 @@ class KernelLogSource:
             if line.lost:
                 found.insert(0, _lost(each, line))
             if not line.old:
-                events += self._records(each, line, found, observed_ms)
+                for ordinal, event in enumerate(found):
+                    at_ms = observed_ms if event.event_ms is None else min(event.event_ms, observed_ms)
+                    record = partial(self._record, each, line, event, ordinal, observed_ms)
+                    events += each.storms.take(event, at_ms, record)
+        events += each.storms.close_windows(observed_ms)
+        sequence = each.reader.sequence if isinstance(each.reader, KmsgReader) else None
+        each.again, each.batch = None, Batch(observed_ms, len(lines), sequence, each.decoder.boot_ms)
         return events
 
-    def _records(
-        self, each: _Input, line: SourceLine, found: list[KernelEvent], observed_ms: int
-    ) -> list[HardwareEvent]:
-        """The id is of the line, wherever a rotation moved it: node, boot, cursor, and the text to tell generations."""
-        node, boot_id = self._origin.node, self._origin.boot_id
-        where = line.cursor if isinstance(each.reader, KmsgReader) else f"{line.cursor}:{line.text}"
-        return [
-            hardware_event(
-                event,
-                event_id=stable_id(node, boot_id, SOURCE, where, ordinal, event.kind),
-                origin=self._origin,
-                catalog=self._catalog,
-                observed_ms=observed_ms,
-            )
-            for ordinal, event in enumerate(found)
-        ]
+    def _lines(self, each: _Input, reader: FileFollower | KmsgReader) -> tuple[list[SourceLine], int]:
+        """What this read takes, and when; after a kill just what the read took that may not have been handed over."""
+        again = each.again
+        if again is None:
+            return reader.read(_READ_BYTES), self._clock_ms()
+        lines: list[SourceLine] = []
+        more = True
+        while more:
+            taken: list[SourceLine] = []
+            if isinstance(reader, KmsgReader):
+                if again.sequence is not None and (reader.sequence is None or reader.sequence < again.sequence):
+                    taken = reader.read(_READ_BYTES, again.sequence)
+            elif len(lines) < again.lines:
+                taken = reader.read(_READ_BYTES, again.lines - len(lines))
+            lines += taken
+            more = bool(taken)
+        return lines, again.observed_ms
 
-    def _reader(self, path: Path) -> FileFollower | KmsgReader:
+    def _record(
+        self, each: _Input, line: SourceLine, event: KernelEvent, ordinal: int, observed_ms: int
+    ) -> HardwareEvent:
+        """The id is of the line, wherever a rotation moved it and whenever it is read.
+
+        The kernel's numbers begin anew with each boot, so there the boot counts; a file is told from the others by its
+        first line, and a line in it by its place and text.
+        """
+        is_kmsg = isinstance(each.reader, KmsgReader)
+        where = f"{self._origin.boot_id}:{line.cursor}" if is_kmsg else f"{line.cursor}:{line.text}"
+        return hardware_event(
+            event,
+            event_id=stable_id(self._origin.node, SOURCE, where, ordinal, event.kind),
+            origin=self._origin,
+            catalog=self._catalog,
+            observed_ms=observed_ms,
+        )
+
+    def _reader(self, each: _Input) -> FileFollower | KmsgReader:
+        path = each.path
         if not stat.S_ISCHR(path.stat().st_mode):
-            return FileFollower(path, self._saved.files.get(str(path)), self._start)
-        saved = self._saved.kmsg.get(str(path))
+            return FileFollower(path, self._committed.files.get(str(path)), self._start)
+        saved = self._committed.kmsg.get(str(path))
         if saved is None:
             return KmsgReader(path, None, self._start, self._read_kmsg)
         if saved.boot_id == self._origin.boot_id:
             return KmsgReader(path, saved.sequence, self._start, self._read_kmsg)
+        each.again = None  # went with the boot
         return KmsgReader(path, None, "beginning", self._read_kmsg)  # all of a boot that began unwatched is news
 
     def _cursors(self) -> Cursors:
-        kmsg, files = dict(self._saved.kmsg), dict(self._saved.files)
+        kmsg, files = dict(self._committed.kmsg), dict(self._committed.files)
+        storms, batches = dict(self._committed.storms), {}
         for each in self._inputs:
             reader, name = each.reader, str(each.path)
             if isinstance(reader, KmsgReader) and reader.sequence is not None:
                 kmsg[name] = KmsgPosition(self._origin.boot_id, reader.sequence)
             elif isinstance(reader, FileFollower) and (position := reader.position()):
                 files[name] = position
-        return Cursors(kmsg, files)
+            storms[name] = each.storms.snapshot()
+            if each.again is not None:
+                batches[name] = each.again
+        return Cursors(kmsg, files, storms, batches)
 
     def _load(self) -> Cursors:
         """The cursors of the run before. A damaged file is as good as none, but then nothing may be skipped."""

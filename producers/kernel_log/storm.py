@@ -74,8 +74,8 @@ class Storms:
     """The bursts of one input."""
 
     def __init__(self, bursts: Iterable[Burst] = ()) -> None:
-        self._bursts = {burst.key: burst for burst in bursts}
-        self._snapshot = tuple(replace(burst) for burst in self._bursts.values())
+        self._snapshot = tuple(bursts)
+        self._bursts = {burst.key: replace(burst) for burst in self._snapshot}
         self._changed = False
 
     def take(self, event: KernelEvent, at_ms: int, record: Callable[[], HardwareEvent]) -> Iterator[HardwareEvent]:

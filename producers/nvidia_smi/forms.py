@@ -64,6 +64,11 @@ class TextForm:
         self._block: Block | None = None
         self._labels: list[tuple[int, str]] = []
 
+    @property
+    def inside(self) -> bool:
+        """Whether a GPU has begun and not ended."""
+        return self._block is not None
+
     def feed(self, number: int, line: str) -> Iterator[Piece]:
         """What the line completes."""
         line = line.rstrip()

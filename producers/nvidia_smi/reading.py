@@ -148,7 +148,8 @@ def decode(lines: Iterable[tuple[int, str]], node: str = "") -> Iterator[Decoded
             yield failure
             found = True
             continue
-        yield from settle(xml.feed(number, line))
+        if not text.inside or line.startswith("<"):
+            yield from settle(xml.feed(number, line))
         if not xml.inside:
             yield from settle([*text.feed(number, line), *csv.feed(number, line)])
     yield from settle([*xml.end(), *text.end(), *csv.end()])

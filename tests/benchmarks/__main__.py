@@ -65,11 +65,14 @@ def main() -> int:
     chosen = [name for name in BENCHMARKS if name in given.names or not given.names]
     os.sched_setaffinity(0, cores.others)
     rows = []
-    with screen(about) as shown:
-        for name in chosen:
-            for row in _rows(name, cores, given.scale, shown.say):
-                rows.append(row)
-                shown.add(row)
+    try:
+        with screen(about) as shown:
+            for name in chosen:
+                for row in _rows(name, cores, given.scale, shown.say):
+                    rows.append(row)
+                    shown.add(row)
+    except KeyboardInterrupt:
+        return 130
     if given.markdown:
         given.markdown.write_text(table.markdown(rows, f"Taken on {about}."))
     return int(any(row.verdict == "failed" for row in rows))

@@ -14,6 +14,7 @@ from schemas.topics import SAMPLES
 from tests.benchmarks.context import BenchmarkError
 
 _BEHIND_MS = 5_000
+_FLUSH_S = 120.0
 _READ_MS = 20
 """What an agent needs to read its GPUs."""
 GPUS_PER_NODE, _NODES_PER_RACK = 8, 8
@@ -70,8 +71,8 @@ def send(bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, one_by_one:
                 producer.poll(0.1)
         if number % 1000 == 0:
             producer.poll(0)
-    if left := producer.flush(60):
-        raise BenchmarkError(f"Kafka did not take {left} records of the prepared log within a minute")
+    if left := producer.flush(_FLUSH_S):
+        raise BenchmarkError(f"Kafka did not take {left} records of the prepared log within {_FLUSH_S:.0f} s")
 
 
 def records(log: FleetLog) -> Iterator[tuple[bytes, bytes]]:

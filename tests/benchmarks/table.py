@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TextIO
 
+from rich.markup import escape
 from rich.table import Table
 
 Verdict = Literal["met", "missed", "failed", "skipped", ""]
@@ -64,7 +65,7 @@ def times(ratio: float) -> str:
 
 def terminal(rows: Sequence[Row], caption: str) -> Table:
     """For a terminal."""
-    table = Table(title="fleetpulse benchmarks", caption=caption, caption_justify="left", show_lines=False)
+    table = Table(title="fleetpulse benchmarks", caption=escape(caption), caption_justify="left", show_lines=False)
     for name in COLUMNS:
         table.add_column(name, justify="right" if name == "measured" else "left", overflow="fold")
     before = rows[0].benchmark if rows else ""
@@ -73,7 +74,7 @@ def terminal(rows: Sequence[Row], caption: str) -> Table:
             table.add_section()
             before = row.benchmark
         colour = _COLOURS.get(row.verdict, "")
-        *cells, verdict = row.cells()
+        *cells, verdict = map(escape, row.cells())
         table.add_row(*cells, f"[{colour}]{verdict}[/]" if colour else verdict)
     return table
 

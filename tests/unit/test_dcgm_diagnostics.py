@@ -351,7 +351,8 @@ def test_a_failure_is_at_least_a_warning_and_a_skip_at_most_one() -> None:
 def test_banner_text_around_the_json_is_gone_past() -> None:
     made = json.dumps(document({"gpu_id": 0, "status": "Pass"}), indent=2)
     banner = "Successfully ran diagnostic for group {all GPUs}.\n[!] {not json}\n"
-    (result,) = results(read(banner + made + "\nDone {ok}.\n"))
+    (result,) = read(banner + made + "\nDone {ok}.\n")
+    assert isinstance(result, DiagnosticResult)
     assert result.result == "pass"
 
 
@@ -375,6 +376,26 @@ def test_a_document_that_breaks_off_gives_the_tests_that_are_whole(shared_data: 
     assert complaint.place == f"line {cut.count(chr(10)) + 1}"
     expected = [result for result in whole if not result.test.startswith("targeted")]
     assert found == [msgspec.structs.replace(result, dcgm_version=None) for result in expected]  # it stood at the end
+
+
+def test_a_document_that_breaks_off_after_a_whole_one_is_not_lost_silently() -> None:
+    made = json.dumps(document({"gpu_id": 0, "status": "Pass"}))
+    first, complaint = read(f"{made}\n{made[:-9]}")
+    assert isinstance(first, DiagnosticResult)
+    assert isinstance(complaint, Unreadable)
+    assert complaint.place == "line 2"
+
+
+@pytest.mark.parametrize("spoilt", ["{oops", '{"gpu_id": 0, "status" "Pass"}', "nul"])
+def test_json_that_is_spoilt_inside_one_test_loses_no_other_test(spoilt: str) -> None:
+    texts = [json.dumps({"name": name, "results": [{"gpu_id": 0, "status": "Fail"}]}) for name in "abc"]
+    texts[1] = texts[1].replace('{"gpu_id": 0, "status": "Fail"}', spoilt)
+    made = '{"DCGM Diagnostic": {"test_categories": [{"category": "Stress", "tests": [' + ", ".join(texts) + "]}]}}"
+    complaint, *found = read(made)
+    assert isinstance(complaint, Unreadable)
+    assert [(result.test, result.group, result.result) for result in results(found)] == [
+        ("a", "Stress", "fail"), ("c", "Stress", "fail"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("broken", [None, 7, "test", [], {"results": []}, {"name": 5}])

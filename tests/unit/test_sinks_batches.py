@@ -104,6 +104,15 @@ def test_bytes_that_are_no_record_stay_in_their_batch_and_are_refused_with_the_r
     assert batch.refused[0].key == b"key"
 
 
+def test_a_record_that_is_a_header_and_nothing_else_is_told_from_others_by_clickhouse_not_here() -> None:
+    cut = cutter()
+    cut.add(0, b"k", letter(0)[:10], 0)
+    (batch,) = cut.take()
+    (entry,) = batch.accepted
+    assert (entry.body, entry.value) == (b"", letter(0)[:10])
+    assert batch.sifted(CODEC, DeadLetter).refused[0].reason == "truncated"
+
+
 def test_a_batch_of_nothing_but_garbage_has_no_schema_and_still_covers_its_range() -> None:
     cut = cutter()
     cut.add(3, None, b"x", 0)
@@ -196,7 +205,9 @@ def test_sifting_refuses_what_does_not_decode_and_says_why() -> None:
         0,
         2,
         registry.current("DeadLetter"),
-        tuple(Entry(place, None, value, value[10:]) for place, value in enumerate([good, good[:-3], good + b"xx"])),
+        tuple(
+            Entry(place, None, value[:10], value[10:]) for place, value in enumerate([good, good[:-3], good + b"xx"])
+        ),
     )
     sifted = batch.sifted(CODEC, DeadLetter)
     assert [entry.reason for entry in sifted.entries] == ["", "truncated", "trailing_bytes"]

@@ -167,6 +167,17 @@ def test_a_gpu_that_falls_off_the_bus_its_silence_and_its_peers_are_one_incident
         assert desk.pages() == 1
 
 
+def test_what_is_explained_itself_is_no_root_however_much_it_explains() -> None:
+    # each step back is less sure than the one before, and still the beginning of it
+    switch = fault("nvswitch", 22013, gpu=None, node="nvl1-n00", rack="nvl1", component="nvswitch:nvl1-n00/0")
+    switch = replace(switch, component_kind="nvswitch")
+    desk = Desk(nvl72())
+    desk.take([nvlink(ROOT, 149, 1), *(nvlink(gpu, 145, 2) for gpu in GPUS[:20]), switch])
+    desk.wait(1)
+    assert desk.only().root == "nvswitch:nvl1-n00/0"
+    assert desk.only().title == "NVSwitch error (SXid 22013): nvswitch:nvl1-n00/0, 21 symptoms"
+
+
 def test_two_racks_at_the_same_time_are_two_incidents() -> None:
     desk = Desk(hgx("r1", "r2"))
     for rack in ("r1", "r2"):

@@ -36,7 +36,8 @@ class Book:
         return found
 
     def wait(self, until_s: float) -> list[Fault]:
-        found = self.book.advance(START_MS + round(until_s * 1000))
+        now_ms = START_MS + round(until_s * 1000)
+        found = [*self.book.end_quiet(now_ms), *self.book.flush(now_ms)]
         self.written += found
         return found
 

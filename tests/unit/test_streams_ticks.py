@@ -8,22 +8,15 @@ import numpy as np
 import pytest
 
 from schemas.records import GpuSample
-from streams.samples import METRICS, SampleColumns, SampleDecoder
+from streams.samples import METRICS
 from streams.ticks import Tick, TickWindow
-from tests.streams_scenes import CODEC, START_MS, Message, log, message, sample
+from tests.streams_scenes import START_MS, Message, columns, message, sample
 
-DECODE = SampleDecoder(CODEC, future_ms=60_000)
 HOT = METRICS.index("temperature_celsius")
 
 
 def window(grace_s: float = 2, tick_ms: int = 1000) -> TickWindow:
     return TickWindow(tick_ms, round(grace_s * 1000))
-
-
-def columns(records: Iterable[GpuSample | Message]) -> SampleColumns:
-    decoded = DECODE(log(records)).columns
-    assert decoded is not None
-    return decoded
 
 
 def feed(to: TickWindow, *records: GpuSample | Message) -> list[Tick]:

@@ -41,33 +41,20 @@ CREATE TABLE IF NOT EXISTS ${database}.gpu_samples_in
     process_count Array(Float32),
     throttle_reasons Array(Int64),
     -- an empty array says that no GPU of the node offers the metric; any other length is a broken record
+    -- (one lambda and not 25 conditions: each of those would cost at every insert)
     CONSTRAINT wrong_gpu_count CHECK
         length(gpu_index) = length(gpus)
-        AND length(temperature_celsius) IN (0, length(gpus))
-        AND length(memory_temperature_celsius) IN (0, length(gpus))
-        AND length(temperature_margin_celsius) IN (0, length(gpus))
-        AND length(power_watts) IN (0, length(gpus))
-        AND length(power_average_watts) IN (0, length(gpus))
-        AND length(sm_clock_mhz) IN (0, length(gpus))
-        AND length(memory_clock_mhz) IN (0, length(gpus))
-        AND length(gpu_utilization_percent) IN (0, length(gpus))
-        AND length(memory_utilization_percent) IN (0, length(gpus))
-        AND length(sm_active_percent) IN (0, length(gpus))
-        AND length(tensor_active_percent) IN (0, length(gpus))
-        AND length(dram_active_percent) IN (0, length(gpus))
-        AND length(memory_used_bytes) IN (0, length(gpus))
-        AND length(bar1_used_bytes) IN (0, length(gpus))
-        AND length(fan_speed_percent) IN (0, length(gpus))
-        AND length(pcie_tx_bytes_per_second) IN (0, length(gpus))
-        AND length(pcie_rx_bytes_per_second) IN (0, length(gpus))
-        AND length(nvlink_tx_bytes_per_second) IN (0, length(gpus))
-        AND length(nvlink_rx_bytes_per_second) IN (0, length(gpus))
-        AND length(nvlink_links_active) IN (0, length(gpus))
-        AND length(performance_state) IN (0, length(gpus))
-        AND length(encoder_utilization_percent) IN (0, length(gpus))
-        AND length(decoder_utilization_percent) IN (0, length(gpus))
-        AND length(process_count) IN (0, length(gpus))
-        AND length(throttle_reasons) IN (0, length(gpus)),
+        AND arrayAll(entries -> entries = 0 OR entries = length(gpus), [
+            length(temperature_celsius), length(memory_temperature_celsius), length(temperature_margin_celsius),
+            length(power_watts), length(power_average_watts), length(sm_clock_mhz), length(memory_clock_mhz),
+            length(gpu_utilization_percent), length(memory_utilization_percent), length(sm_active_percent),
+            length(tensor_active_percent), length(dram_active_percent), length(memory_used_bytes),
+            length(bar1_used_bytes), length(fan_speed_percent), length(pcie_tx_bytes_per_second),
+            length(pcie_rx_bytes_per_second), length(nvlink_tx_bytes_per_second),
+            length(nvlink_rx_bytes_per_second), length(nvlink_links_active), length(performance_state),
+            length(encoder_utilization_percent), length(decoder_utilization_percent), length(process_count),
+            length(throttle_reasons)
+        ]),
     -- such a row would outlive every retention and be the newest for ever; a day allows for a clock that is badly off
     CONSTRAINT time_in_future CHECK tick_ms < toUnixTimestamp64Milli(now64(3)) + 86400000,
     -- 2000-01-01: a clock that was never set
@@ -123,6 +110,7 @@ ORDER BY (gpu, tick_at)
 SETTINGS non_replicated_deduplication_window = 10000
 COMMENT 'One row per GPU per tick, exactly once. A metric that was not read is NaN, never 0. For longer spans use gpu_minute and gpu_hour.';
 
+-- arrayResize fills the empty arrays; all others have the right length, or the constraint had refused them.
 CREATE MATERIALIZED VIEW IF NOT EXISTS ${database}.gpu_samples_decode TO ${database}.gpu_samples AS
 SELECT
     gpu,
@@ -164,31 +152,31 @@ FROM ${database}.gpu_samples_in
 ARRAY JOIN
     gpus AS gpu,
     gpu_index AS gpu_index_,
-    if(empty(temperature_celsius), arrayResize(temperature_celsius, length(gpus), toFloat32(nan)), temperature_celsius) AS temperature_celsius_,
-    if(empty(memory_temperature_celsius), arrayResize(memory_temperature_celsius, length(gpus), toFloat32(nan)), memory_temperature_celsius) AS memory_temperature_celsius_,
-    if(empty(temperature_margin_celsius), arrayResize(temperature_margin_celsius, length(gpus), toFloat32(nan)), temperature_margin_celsius) AS temperature_margin_celsius_,
-    if(empty(power_watts), arrayResize(power_watts, length(gpus), toFloat32(nan)), power_watts) AS power_watts_,
-    if(empty(power_average_watts), arrayResize(power_average_watts, length(gpus), toFloat32(nan)), power_average_watts) AS power_average_watts_,
-    if(empty(sm_clock_mhz), arrayResize(sm_clock_mhz, length(gpus), toFloat32(nan)), sm_clock_mhz) AS sm_clock_mhz_,
-    if(empty(memory_clock_mhz), arrayResize(memory_clock_mhz, length(gpus), toFloat32(nan)), memory_clock_mhz) AS memory_clock_mhz_,
-    if(empty(gpu_utilization_percent), arrayResize(gpu_utilization_percent, length(gpus), toFloat32(nan)), gpu_utilization_percent) AS gpu_utilization_percent_,
-    if(empty(memory_utilization_percent), arrayResize(memory_utilization_percent, length(gpus), toFloat32(nan)), memory_utilization_percent) AS memory_utilization_percent_,
-    if(empty(sm_active_percent), arrayResize(sm_active_percent, length(gpus), toFloat32(nan)), sm_active_percent) AS sm_active_percent_,
-    if(empty(tensor_active_percent), arrayResize(tensor_active_percent, length(gpus), toFloat32(nan)), tensor_active_percent) AS tensor_active_percent_,
-    if(empty(dram_active_percent), arrayResize(dram_active_percent, length(gpus), toFloat32(nan)), dram_active_percent) AS dram_active_percent_,
-    if(empty(memory_used_bytes), arrayResize(memory_used_bytes, length(gpus), toFloat32(nan)), memory_used_bytes) AS memory_used_bytes_,
-    if(empty(bar1_used_bytes), arrayResize(bar1_used_bytes, length(gpus), toFloat32(nan)), bar1_used_bytes) AS bar1_used_bytes_,
-    if(empty(fan_speed_percent), arrayResize(fan_speed_percent, length(gpus), toFloat32(nan)), fan_speed_percent) AS fan_speed_percent_,
-    if(empty(pcie_tx_bytes_per_second), arrayResize(pcie_tx_bytes_per_second, length(gpus), toFloat32(nan)), pcie_tx_bytes_per_second) AS pcie_tx_bytes_per_second_,
-    if(empty(pcie_rx_bytes_per_second), arrayResize(pcie_rx_bytes_per_second, length(gpus), toFloat32(nan)), pcie_rx_bytes_per_second) AS pcie_rx_bytes_per_second_,
-    if(empty(nvlink_tx_bytes_per_second), arrayResize(nvlink_tx_bytes_per_second, length(gpus), toFloat32(nan)), nvlink_tx_bytes_per_second) AS nvlink_tx_bytes_per_second_,
-    if(empty(nvlink_rx_bytes_per_second), arrayResize(nvlink_rx_bytes_per_second, length(gpus), toFloat32(nan)), nvlink_rx_bytes_per_second) AS nvlink_rx_bytes_per_second_,
-    if(empty(nvlink_links_active), arrayResize(nvlink_links_active, length(gpus), toFloat32(nan)), nvlink_links_active) AS nvlink_links_active_,
-    if(empty(performance_state), arrayResize(performance_state, length(gpus), toFloat32(nan)), performance_state) AS performance_state_,
-    if(empty(encoder_utilization_percent), arrayResize(encoder_utilization_percent, length(gpus), toFloat32(nan)), encoder_utilization_percent) AS encoder_utilization_percent_,
-    if(empty(decoder_utilization_percent), arrayResize(decoder_utilization_percent, length(gpus), toFloat32(nan)), decoder_utilization_percent) AS decoder_utilization_percent_,
-    if(empty(process_count), arrayResize(process_count, length(gpus), toFloat32(nan)), process_count) AS process_count_,
-    if(empty(throttle_reasons), arrayResize(throttle_reasons, length(gpus), toInt64(-1)), throttle_reasons) AS throttle_reasons_;
+    arrayResize(temperature_celsius, length(gpus), toFloat32(nan)) AS temperature_celsius_,
+    arrayResize(memory_temperature_celsius, length(gpus), toFloat32(nan)) AS memory_temperature_celsius_,
+    arrayResize(temperature_margin_celsius, length(gpus), toFloat32(nan)) AS temperature_margin_celsius_,
+    arrayResize(power_watts, length(gpus), toFloat32(nan)) AS power_watts_,
+    arrayResize(power_average_watts, length(gpus), toFloat32(nan)) AS power_average_watts_,
+    arrayResize(sm_clock_mhz, length(gpus), toFloat32(nan)) AS sm_clock_mhz_,
+    arrayResize(memory_clock_mhz, length(gpus), toFloat32(nan)) AS memory_clock_mhz_,
+    arrayResize(gpu_utilization_percent, length(gpus), toFloat32(nan)) AS gpu_utilization_percent_,
+    arrayResize(memory_utilization_percent, length(gpus), toFloat32(nan)) AS memory_utilization_percent_,
+    arrayResize(sm_active_percent, length(gpus), toFloat32(nan)) AS sm_active_percent_,
+    arrayResize(tensor_active_percent, length(gpus), toFloat32(nan)) AS tensor_active_percent_,
+    arrayResize(dram_active_percent, length(gpus), toFloat32(nan)) AS dram_active_percent_,
+    arrayResize(memory_used_bytes, length(gpus), toFloat32(nan)) AS memory_used_bytes_,
+    arrayResize(bar1_used_bytes, length(gpus), toFloat32(nan)) AS bar1_used_bytes_,
+    arrayResize(fan_speed_percent, length(gpus), toFloat32(nan)) AS fan_speed_percent_,
+    arrayResize(pcie_tx_bytes_per_second, length(gpus), toFloat32(nan)) AS pcie_tx_bytes_per_second_,
+    arrayResize(pcie_rx_bytes_per_second, length(gpus), toFloat32(nan)) AS pcie_rx_bytes_per_second_,
+    arrayResize(nvlink_tx_bytes_per_second, length(gpus), toFloat32(nan)) AS nvlink_tx_bytes_per_second_,
+    arrayResize(nvlink_rx_bytes_per_second, length(gpus), toFloat32(nan)) AS nvlink_rx_bytes_per_second_,
+    arrayResize(nvlink_links_active, length(gpus), toFloat32(nan)) AS nvlink_links_active_,
+    arrayResize(performance_state, length(gpus), toFloat32(nan)) AS performance_state_,
+    arrayResize(encoder_utilization_percent, length(gpus), toFloat32(nan)) AS encoder_utilization_percent_,
+    arrayResize(decoder_utilization_percent, length(gpus), toFloat32(nan)) AS decoder_utilization_percent_,
+    arrayResize(process_count, length(gpus), toFloat32(nan)) AS process_count_,
+    arrayResize(throttle_reasons, length(gpus), toInt64(-1)) AS throttle_reasons_;
 
 -- What each node said last, for `fleet_now`: small, whatever the length of the history. A node whose list of GPUs
 -- changed keeps a row for the old list, so a GPU that vanished is still known with the time it was last seen.

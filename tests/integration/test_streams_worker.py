@@ -1,0 +1,218 @@
+"""A worker on real Kafka: what goes in and comes out, a broker that dies, a worker that dies, a rack that goes dark."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from infra.kafka import EmbeddedKafka
+from infra.topics import provision, wanted
+from schemas.records import Anomaly, DeadLetter, Fault, GpuSample, Incident
+from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, INVENTORY, SAMPLES, STREAMS_STATE
+from streams.settings import StreamsSettings
+from tests.streams_processes import Kafka, WorkerProcess, wait_until
+from tests.streams_scenes import event, fault, in_inventory, sample
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+BY_THE_LOG = StreamsSettings(idle_ms=3_600_000)
+BY_THE_CLOCK = StreamsSettings(idle_ms=3000, silence_ms=5000)
+NODES = [(f"rack-{rack}", f"rack-{rack}-n{node}") for rack in range(4) for node in range(2)]
+
+
+@pytest.fixture
+def kafka(fresh_kafka: EmbeddedKafka) -> Kafka:
+    """A broker of one's own with the contract's topics, empty."""
+    provision({"bootstrap.servers": fresh_kafka.bootstrap}, wanted())
+    return Kafka(fresh_kafka.bootstrap)
+
+
+def heat(begin: int, end: int, celsius: float = 50.0, hot: str = "rack-0-n0") -> Iterator[tuple[str, GpuSample]]:
+    """All nodes from one second to another; the first GPU of one of them is as warm as said."""
+    for second in range(begin, end):
+        for rack, node in NODES:
+            warm = [celsius if node == hot else 50.0, 50.0]
+            yield rack, sample(node, second, 2, rack=rack, temperature_celsius=warm)
+
+
+def told(kafka: Kafka) -> Counter[tuple[str, str, str]]:
+    return Counter((one.rule, one.state, one.component) for one in kafka.records(ANOMALIES, Anomaly))
+
+
+def lives(kafka: Kafka) -> dict[str, list[tuple[int, str]]]:
+    """Revision and state of every fault, as they came; what was written twice, once."""
+    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for one in kafka.records(FAULTS, Fault):
+        if (one.revision, one.state) not in found[one.fault_id]:
+            found[one.fault_id].append((one.revision, one.state))
+    return found
+
+
+def test_records_come_out_of_what_goes_in_and_bad_ones_go_to_the_dead_letters(kafka: Kafka, tmp_path: Path) -> None:
+    with WorkerProcess(kafka.bootstrap, tmp_path / "worker", BY_THE_LOG) as worker:
+        kafka.send(INVENTORY, [("gpu:S1", in_inventory("gpu:S1", rack="rack-1", node="rack-1-n0", pci="0000:91:00"))])
+        kafka.send(SAMPLES, heat(0, 10))
+        junk = [b"junk", b"x" * 990_000, b"\xc3\x01" + b"12345678"]
+        kafka.send(SAMPLES, [("rack-0", one) for one in junk])
+        future = replace(sample("rack-0-n0", 0, rack="rack-0"), tick_ms=2**62)
+        kafka.send(SAMPLES, [("rack-0", future)])
+        kafka.send(SAMPLES, heat(10, 20, 91.0))
+        wait_until(lambda: told(kafka), "the heat is found")
+        known = event(code=79, at_s=21, node="rack-1-n0", rack="rack-1", gpu=None, pci="0000:91:00")
+        kafka.send(EVENTS, [("rack-1", b"junk"), ("rack-1", known), ("rack-1", replace(known, raw="y" * 900_000))])
+        kafka.send(ANOMALIES, [("rack-1", b"junk")])
+        odd = fault(rack="rack-1", node="rack-1-n1", gpu="odd", severity="apocalyptic")
+        kafka.send(FAULTS, [("hall-a", b"junk"), ("hall-a", odd)])
+
+        incidents = wait_until(
+            lambda: len(found := kafka.records(INCIDENTS, Incident)) >= 2 and found, "both incidents are told"
+        )
+        assert {(one.root, one.root_class, one.page) for one in incidents} == {
+            ("gpu:rack-0-n0-0", "thermal", True),
+            ("gpu:S1", "gpu_lost", True),
+        }
+        letters = wait_until(
+            lambda: len(found := kafka.records(DEAD_LETTERS, DeadLetter)) >= 8 and found, "all dead letters are there"
+        )
+        assert Counter((one.topic, one.reason) for one in letters) == {
+            (SAMPLES, "not_avro"): 2,
+            (SAMPLES, "unknown_schema"): 1,
+            (SAMPLES, "time_in_future"): 1,
+            (EVENTS, "not_avro"): 1,
+            (ANOMALIES, "not_avro"): 1,
+            (FAULTS, "not_avro"): 1,
+            (FAULTS, "unknown_word"): 1,
+        }
+        assert told(kafka) == {("gpu_hot", "raised", "gpu:rack-0-n0-0"): 1}
+        assert worker.stop() == 0, worker.said()
+        assert "Traceback" not in worker.said()
+        assert "overlapping" not in worker.said()
+
+
+class Feed(threading.Thread):
+    """Samples and events, on and on."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        super().__init__(daemon=True)
+        self.kafka, self.enough = kafka, threading.Event()
+        self.sent = 0
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            self.kafka.send(SAMPLES, heat(self.sent, self.sent + 1))
+            rack, node = NODES[self.sent % len(NODES)]
+            one = event(code=64, at_s=self.sent, node=node, rack=rack, gpu="G")
+            self.kafka.send(EVENTS, [(rack, one)])
+            self.sent += 1
+            time.sleep(0.05)
+
+
+def test_a_broker_that_dies_and_comes_back_is_waited_for(
+    fresh_kafka: EmbeddedKafka, kafka: Kafka, tmp_path: Path
+) -> None:
+    """The worker goes on by itself, counts every event, and takes nobody for silent because Kafka was."""
+    feed = Feed(kafka)
+    with WorkerProcess(kafka.bootstrap, tmp_path / "worker", BY_THE_CLOCK) as worker:
+        feed.start()
+        wait_until(lambda: kafka.records(FAULTS, Fault), "the first faults")
+        fresh_kafka.kill()
+        time.sleep(8)  # longer than the session and than silence takes
+        fresh_kafka.start()
+        before = feed.sent
+        wait_until(lambda: feed.sent > before + 40, "the feed goes on")
+        feed.enough.set()
+        feed.join(60)
+
+        def counted() -> int:
+            newest = {one.fault_id: one for one in kafka.records(FAULTS, Fault)}
+            return sum(one.count for one in newest.values())
+
+        wait_until(lambda: counted() >= feed.sent, "every event is counted")
+        assert counted() == feed.sent, "and none twice"
+        assert worker.runs, worker.said()
+        assert {rule for rule, _, _ in told(kafka)} <= {"node_silent"}
+        # only now, when nobody sends any more, are they silent
+        wait_until(lambda: len(told(kafka)) == len(NODES), "the end of the feed is noticed")
+        assert set(told(kafka).values()) == {1}
+        silent_since = {one.begin_ms for one in kafka.records(ANOMALIES, Anomaly)}
+        last = sample("any", feed.sent - 1).tick_ms
+        assert silent_since == {last}
+        fresh_kafka.kill()
+        assert worker.stop() == 0, worker.said()
+
+
+def test_a_worker_that_dies_while_something_stands_neither_forgets_nor_repeats_it(kafka: Kafka, tmp_path: Path) -> None:
+    def worker(number: int) -> WorkerProcess:
+        return WorkerProcess(kafka.bootstrap, tmp_path / f"worker-{number}", BY_THE_CLOCK)
+
+    with worker(1) as first:
+        kafka.send(SAMPLES, heat(0, 10))
+        kafka.send(SAMPLES, heat(10, 20, 91.0))
+        wait_until(lambda: lives(kafka), "the heat is a fault")
+        first.kill()
+    assert told(kafka) == {("gpu_hot", "raised", "gpu:rack-0-n0-0"): 1}
+
+    # it is still hot, then cools down, and nobody is there; then all is dark, and still nobody is there
+    kafka.send(SAMPLES, heat(20, 30, 91.0))
+    kafka.send(SAMPLES, heat(30, 45))
+    with worker(2) as second:
+        wait_until(lambda: [(1, "open"), (2, "cleared")] in lives(kafka).values(), "the heat is over")
+        stands = wait_until(lambda: kafka.committed(BY_THE_CLOCK.app_id, SAMPLES), "the offsets")
+        wait_until(
+            lambda: all(
+                kafka.committed(BY_THE_CLOCK.app_id, SAMPLES)[number] == end
+                for number, end in kafka.ends(SAMPLES).items()
+                if end
+            ),
+            "all is committed",
+        )
+        assert stands
+        second.kill()
+    # nothing has come since: the next worker has to notice it by the clock, from what it reads back
+    with worker(3) as third:
+        silent = {("node_silent", "raised", f"node:{node}"): 1 for _, node in NODES}
+        wait_until(lambda: all(one in told(kafka) for one in silent), "the dark is noticed")
+        third.kill()
+    with worker(4) as fourth:
+        kafka.send(SAMPLES, heat(200, 204))
+        back = {("node_silent", "cleared", f"node:{node}"): 1 for _, node in NODES}
+        wait_until(lambda: all(one in told(kafka) for one in back), "they are back")
+        wait_until(
+            lambda: sorted(map(tuple, lives(kafka).values())) == [((1, "open"), (2, "cleared"))] * (1 + len(NODES)),
+            "every fault is over",
+        )
+        assert fourth.stop() == 0, fourth.said()
+    by_id = {(one.anomaly_id, one.state) for one in kafka.records(ANOMALIES, Anomaly)}
+    assert len(by_id) == 2 * (1 + len(NODES)), "each raised and cleared under one id"
+    # what is over is known for a while, so that its evidence is known again; nothing stands any more
+    newest = {one.key(): one.value() for one in kafka.messages(STREAMS_STATE)}
+    assert newest
+
+
+def test_a_worker_without_an_inventory_works(fresh_kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    """The topic may be missing at first; what it would tell is unknown until then."""
+    listed = {name: topic for name, topic in wanted().items() if name != INVENTORY}
+    provision({"bootstrap.servers": fresh_kafka.bootstrap}, listed)
+    kafka = Kafka(fresh_kafka.bootstrap)
+    with WorkerProcess(kafka.bootstrap, tmp_path / "worker", BY_THE_LOG) as worker:
+        one = event(code=79, node="rack-1-n0", rack="rack-1", gpu=None, pci="0000:91:00")
+        kafka.send(EVENTS, [("rack-1", one)])
+        (opened,) = wait_until(lambda: kafka.records(FAULTS, Fault), "the fault")
+        assert opened.component == "gpu:rack-1-n0/0000:91:00"
+        provision({"bootstrap.servers": fresh_kafka.bootstrap}, wanted())
+        kafka.send(INVENTORY, [("gpu:S1", in_inventory("gpu:S1", rack="rack-1", node="rack-1-n0", pci="0000:91:00"))])
+
+        def named() -> bool:
+            again = event(code=48, at_s=time.time() % 1000, node="rack-1-n0", rack="rack-1", gpu=None, pci="0000:91:00")
+            kafka.send(EVENTS, [("rack-1", again)])
+            return "gpu:S1" in {one.component for one in kafka.records(FAULTS, Fault)}
+
+        wait_until(named, "the inventory is followed")
+        assert worker.stop() == 0, worker.said()
+        assert "Traceback" not in worker.said()

@@ -1,0 +1,84 @@
+"""Where components are and what they share; what the inventory does not tell is unknown."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from streams.topology import Topology
+from tests.streams_scenes import in_inventory
+
+
+def knowing(*records: object) -> Topology:
+    topology = Topology()
+    for record in records:
+        topology.learn(record)  # type: ignore[arg-type]
+    return topology
+
+
+GPU = in_inventory("gpu:S1", node="n1", pci="0000:91:00", nvlink_domain="d1")
+
+
+def test_a_gpu_is_found_by_its_slot_and_the_slot_by_its_gpu() -> None:
+    topology = knowing(GPU)
+    assert topology.gpu_at("n1", "0000:91:00") == "S1"
+    assert topology.pci_of("S1") == "0000:91:00"
+
+
+def test_an_empty_inventory_knows_nothing_and_says_so() -> None:
+    topology = Topology()
+    assert topology.gpu_at("n1", "0000:91:00") is None
+    assert topology.gpu_at("n1", None) is None
+    assert topology.pci_of("S1") is None
+    assert topology.pci_of(None) is None
+    assert topology.nvlink_domain(None, None) is None
+    assert topology.nodes_in_rack("hall-a", "r1") == 0
+
+
+def test_without_a_declared_domain_a_node_is_its_own() -> None:
+    assert Topology().nvlink_domain("S1", "n1") == "n1"
+    assert knowing(in_inventory("node:n1", nvlink_domain="d7")).nvlink_domain("S9", "n1") == "d7"
+    assert knowing(GPU, in_inventory("node:n1", nvlink_domain="d7")).nvlink_domain("S1", "n1") == "d1"
+
+
+def test_unknown_is_never_the_same_as_unknown() -> None:
+    shared = Topology().shared
+    assert shared("node", component="port:?", gpu=None, node=None, rack="r1") is None
+    assert shared("nvlink_domain", component="port:?", gpu=None, node=None, rack="r1") is None
+
+
+def test_a_gpu_that_moved_has_left_its_slot() -> None:
+    topology = knowing(GPU, replace(GPU, node="n2", pci="0000:11:00"))
+    assert topology.gpu_at("n1", "0000:91:00") is None
+    assert topology.gpu_at("n2", "0000:11:00") == "S1"
+
+
+def test_a_gpu_that_is_replaced_gives_its_slot_to_the_next_and_does_not_take_it_back_when_it_is_found_elsewhere() -> (
+    None
+):
+    other = replace(GPU, component="gpu:S2")
+    topology = knowing(GPU, other, replace(GPU, node="n9", pci="0000:01:00"))
+    assert topology.gpu_at("n1", "0000:91:00") == "S2"
+    topology.learn(replace(GPU, removed=True))
+    assert topology.gpu_at("n1", "0000:91:00") == "S2"
+    assert topology.gpu_at("n9", "0000:01:00") is None
+
+
+def test_what_is_removed_is_forgotten() -> None:
+    node = in_inventory("node:n1")
+    topology = knowing(GPU, node, replace(GPU, removed=True), replace(node, removed=True))
+    assert topology.gpu_at("n1", "0000:91:00") is None
+    assert topology.nodes_in_rack("hall-a", "r1") == 0
+
+
+def test_nodes_are_counted_by_site_and_rack_and_a_node_that_moves_is_counted_once() -> None:
+    nodes = [in_inventory(f"node:n{number}") for number in range(3)]
+    topology = knowing(*nodes, in_inventory("node:far", site="hall-b"))
+    assert topology.nodes_in_rack("hall-a", "r1") == 3
+    topology.learn(nodes[0])
+    assert topology.nodes_in_rack("hall-a", "r1") == 3
+    topology.learn(replace(nodes[0], rack="r2"))
+    assert (topology.nodes_in_rack("hall-a", "r1"), topology.nodes_in_rack("hall-a", "r2")) == (2, 1)
+
+
+def test_other_kinds_of_component_are_passed_over() -> None:
+    assert knowing(in_inventory("pdu:p1"), in_inventory("leaf_switch:l1")).nodes_in_rack("hall-a", "r1") == 0
