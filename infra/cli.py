@@ -58,7 +58,7 @@ def everywhere(
 def demo(
     context: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Stay afterwards, until Ctrl-C.")] = False,
-    short: Annotated[bool, typer.Option("--short", help="A smaller fleet, faults sooner: half a minute.")] = False,
+    short: Annotated[bool, typer.Option("--short", help="A smaller fleet, its faults sooner: a minute.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
 ) -> None:
     """Run everything here with a simulated fleet, break four things, and see them found.

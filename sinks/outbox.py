@@ -190,6 +190,8 @@ def deliveries(data_dir: Path) -> list[Delivery]:
     if not path.exists():
         return []
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'notice'").fetchone():
+            return []  # the process that makes it has only just begun
         rows = db.execute(
             "SELECT channel, kind, done_ms, record FROM notice JOIN incident USING (incident_id) "
             "WHERE state = 'delivered' ORDER BY done_ms, channel"

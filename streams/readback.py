@@ -52,6 +52,7 @@ class Reader:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
+                "log_level": 2,  # what fails is raised; the client would tell of every attempt to connect
             },
             logger=logging.getLogger("librdkafka"),
         )

@@ -47,8 +47,17 @@ class Run:
         self.serialized_value_size = sum(record.serialized_value_size for record in records)
 
 
+_LONGEST_STOP_S = 10.0
+"""Leaving the group takes a broker; without one Faust would wait for a minute. What is not committed is done again."""
+
+
 class RunConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer, giving runs for the transport's `topics_in_runs`."""
+
+    def _new_consumer_thread(self) -> Any:
+        thread = super()._new_consumer_thread()
+        thread.shutdown_timeout = _LONGEST_STOP_S
+        return thread
 
     def _in_runs(self, tp: Any) -> bool:
         return tp.topic in self.transport.topics_in_runs

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from schemas.codec import SingleObjectCodec
+from schemas.codec import CodecError, SingleObjectCodec
 from schemas.records import Record
 from schemas.topics import topics
 from streams.settings import StreamsSettings
@@ -153,8 +153,12 @@ class Kafka:
             consumer.close()
 
     def records(self, topic: str, kind: type[R]) -> list[R]:
-        """Every record of a topic now."""
-        return [CODEC.decode(one.value(), kind) for one in self.messages(topic)]
+        """Every record of a topic now; what is none is passed over."""
+        found = []
+        for one in self.messages(topic):
+            with suppress(CodecError):
+                found.append(CODEC.decode(one.value(), kind))
+        return found
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Where a group stands, by partition; -1001 where it has committed nothing."""

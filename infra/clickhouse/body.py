@@ -13,6 +13,7 @@ from infra.clickhouse.statement import Insert, insert_of
 PIECE_BYTES: Final = 16 * 2**20  # of an INSERT's data held at one time; the usual INSERT is one piece
 FORM_BYTES: Final = 2**20
 FORM: Final = "multipart/form-data"
+READABLE: Final = ("identity", "gzip", "deflate", "zstd", "lz4")
 
 
 async def keys_of(request: web.Request) -> dict[str, str]:
@@ -38,24 +39,40 @@ async def keys_of(request: web.Request) -> dict[str, str]:
 
 
 async def pieces(request: web.Request, size: int) -> AsyncIterator[bytes]:
-    """The body in pieces of about `size` bytes, undone from any compression."""
+    """The body in pieces of about `size` bytes, undone from any compression.
+
+    Raises:
+        QueryError: it is not compressed as it says.
+    """
     if not request.body_exists or request.content_type == FORM:
         return
-    lz4 = Lz4Body() if request.headers.get("Content-Encoding", "").lower() == "lz4" else None
     held: list[bytes] = []
     held_bytes = 0
-    async for chunk in request.content.iter_any():
-        plain = lz4.piece(chunk) if lz4 else chunk
+    async for plain in _decompressed(request):
         metrics.RECEIVED_BYTES.inc(len(plain))
         held.append(plain)
         held_bytes += len(plain)
         if held_bytes >= size:
             yield b"".join(held)
             held, held_bytes = [], 0
-    if lz4:
-        lz4.end()
     if held:
         yield b"".join(held)
+
+
+async def _decompressed(request: web.Request) -> AsyncIterator[bytes]:
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in READABLE:
+        raise query_error(
+            432, "UNKNOWN_COMPRESSION_METHOD", f"Unknown Content-Encoding {encoding!r}, offered: {', '.join(READABLE)}"
+        )
+    lz4 = Lz4Body() if encoding == "lz4" else None
+    try:
+        async for chunk in request.content.iter_any():
+            yield lz4.piece(chunk) if lz4 else chunk
+    except web.RequestPayloadError as error:
+        raise query_error(271, "CANNOT_DECOMPRESS", f"The body cannot be read: {error}") from None
+    if lz4:
+        lz4.end()
 
 
 def joined(head: bytes, first: bytes) -> tuple[bytes, Insert | None, bytes]:

@@ -90,7 +90,7 @@ class Lz4Body:
             try:
                 plain += self._decoder.decompress(data)
             except RuntimeError as error:
-                raise query_error(432, "UNKNOWN_COMPRESSION_METHOD", f"The body is not lz4: {error}") from None
+                raise query_error(271, "CANNOT_DECOMPRESS", f"The body is not lz4: {error}") from None
             data = self._decoder.unused_data or b"" if self._decoder.eof else b""
         return plain
 

@@ -34,7 +34,7 @@ def kernel_log(
         str,
         typer.Argument(
             metavar="FILE",
-            help="dmesg, journalctl (-k, -o json) or syslog text, /dev/kmsg records; - reads standard input.",
+            help="dmesg, journalctl (-k, -o json) or syslog text, /dev/kmsg records (also .gz); - is standard input.",
         ),
     ],
     catalog: Annotated[
@@ -63,7 +63,7 @@ def kernel_log(
     [dim]dmesg --follow --time-format iso | fleetpulse decode kernel-log -[/]
     [dim]journalctl -k -o json | fleetpulse decode kernel-log - | jq 'select(.severity == "critical")'[/]
     """
-    from producers.kernel_log import Decoder
+    from producers.kernel_log import Decoder, open_log
     from schemas.catalog import CatalogError, load
 
     decoder = Decoder(now_ms=time.time_ns() // 1_000_000, boot_ms=boot_ms)
@@ -80,7 +80,7 @@ def kernel_log(
         if file == "-":
             _print_events(sys.stdin.buffer, sys.stdout.buffer, entries, decoder, counts, at_once=True)
         else:
-            with Path(file).open("rb") as stream:
+            with open_log(Path(file)) as stream:
                 _print_events(stream, sys.stdout.buffer, entries, decoder, counts, at_once=False)
     except BrokenPipeError:
         # The reader has seen enough (`| head`); Python would complain once more while it closes standard output.
@@ -102,39 +102,41 @@ def _print_events(
     encoder = msgspec.json.Encoder()
     pending: list[bytes] = []
     size = 0
-    for number, raw in numbered(stream):
-        for event in decoder.feed(number, raw):
-            entry = entries.entry(event.kind, event.code, event.details.get("variant"))
-            counts[event.kind] += 1
-            text = encoder.encode(
-                {
-                    "line": event.line,
-                    "kind": event.kind,
-                    "code": event.code,
-                    "pci": event.pci,
-                    "gpu": event.gpu,
-                    "link": event.link,
-                    "severity": entry.severity,
-                    "action": entry.action,
-                    "fault_class": entry.fault_class,
-                    "name": entry.name,
-                    "nvidia_action": entry.nvidia_action,
-                    "rule": entry.rule,
-                    "overridden": entry.overridden,
-                    "event_ms": event.event_ms,
-                    "source": "kernel_log",
-                    "details": event.details,
-                    "raw": event.raw,
-                }
-            )
-            pending += (text, b"\n")
-            size += len(text)
-        if pending and (at_once or size >= _FLUSH_BYTES):
-            out.write(b"".join(pending))
-            out.flush()
-            pending, size = [], 0
-    out.write(b"".join(pending))
-    out.flush()
+    try:
+        for number, raw in numbered(stream):
+            for event in decoder.feed(number, raw):
+                entry = entries.entry(event.kind, event.code, event.details.get("variant"))
+                counts[event.kind] += 1
+                text = encoder.encode(
+                    {
+                        "line": event.line,
+                        "kind": event.kind,
+                        "code": event.code,
+                        "pci": event.pci,
+                        "gpu": event.gpu,
+                        "link": event.link,
+                        "severity": entry.severity,
+                        "action": entry.action,
+                        "fault_class": entry.fault_class,
+                        "name": entry.name,
+                        "nvidia_action": entry.nvidia_action,
+                        "rule": entry.rule,
+                        "overridden": entry.overridden,
+                        "event_ms": event.event_ms,
+                        "source": "kernel_log",
+                        "details": event.details,
+                        "raw": event.raw,
+                    }
+                )
+                pending += (text, b"\n")
+                size += len(text)
+            if pending and (at_once or size >= _FLUSH_BYTES):
+                out.write(b"".join(pending))
+                out.flush()
+                pending, size = [], 0
+    finally:  # what was understood comes out, whatever ends the reading
+        out.write(b"".join(pending))
+        out.flush()
 
 
 def _fail(message: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from producers.kernel_log.decode import Decoder, decode
 from producers.kernel_log.events import GpuMap, KernelEvent, normal_pci
-from producers.kernel_log.lines import numbered
+from producers.kernel_log.lines import numbered, open_log
 
 if TYPE_CHECKING:
     from producers.kernel_log.generation import KernelLogError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decoder", "GpuMap", "KernelEvent", "KernelLogError", "KernelLogSource", "decode", "events_of_file",
-    "events_of_lines", "normal_pci", "numbered",
+    "events_of_lines", "normal_pci", "numbered", "open_log",
 ]  # fmt: skip
 
 _LATER = {

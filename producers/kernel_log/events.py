@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -35,6 +36,7 @@ class KernelEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Where the line itself carries it (journald)."""
 
 
+@lru_cache(maxsize=4096)
 def normal_pci(text: str) -> str | None:
     """`0000:91:00` of a PCI address with or without `PCI:`, domain and function; None where it is none."""
     parts = text.strip().removeprefix("PCI:").partition(".")[0].split(":")

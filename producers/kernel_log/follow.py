@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 Start = Literal["end", "beginning"]
 """Where to begin in an input that was never read before."""
-_ROTATED = re.compile(r"(?:\.(?P<number>[0-9]{1,6})|(?P<date>[-.][0-9]{8}[-_T0-9]{0,12}))(?:\.gz|\.xz)?")
+_ROTATED = re.compile(r"(?:\.(?P<number>[0-9]{1,6})|(?P<date>[-.][0-9]{8}[-_T0-9]{0,12}))(?:\.gz)?")
 """What logrotate puts behind a log's name: a number that grows with age, or a date (`dateext`)."""
 
 
@@ -195,7 +195,7 @@ def _by_age(path: Path) -> dict[str, list[list[Path]]]:
         else:
             way, age = "date", (0, rotated["date"])
         same = ways.setdefault(way, {}).setdefault(age, [])
-        same.insert(len(same) if found.suffix in COMPRESSED else 0, found)
+        same.insert(len(same) if found.suffix == COMPRESSED else 0, found)
     return {way: [files[age] for age in sorted(files)] for way, files in ways.items()}
 
 

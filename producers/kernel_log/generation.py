@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import lzma
 import os
 import stat
 import zlib
@@ -23,7 +22,9 @@ HEAD_BYTES = 256
 """So many first bytes tell one log file from the next: they hold a time stamp."""
 _ENOUGH_HEAD_BYTES = 64
 """With fewer, a file of another inode is not taken for the same log."""
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+_PIECE_BYTES = 1 << 16
+"""What a damaged file loses before the damage is less than this."""
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class KernelLogError(RuntimeError):
@@ -184,7 +185,7 @@ class CompressedFile(Generation):
         while not self._ended and self._start + len(self._buffer) < offset + size:
             passed = min(len(self._buffer), offset - self._start)
             self._start += passed
-            self._buffer = self._buffer[passed:] + self._more(LINE_BYTES)
+            self._buffer = self._buffer[passed:] + self._more(_PIECE_BYTES)
         return self._buffer[offset - self._start :][:size]
 
     def reaches(self, offset: int) -> bool:
@@ -211,7 +212,7 @@ class CompressedFile(Generation):
 
 def generation(path: Path) -> Generation:
     """An earlier file of a log. Raises `OSError` or `KernelLogError` where it cannot be read."""
-    return CompressedFile(path) if path.suffix in COMPRESSED else PlainFile(path)
+    return CompressedFile(path) if path.suffix == COMPRESSED else PlainFile(path)
 
 
 def _hash(data: bytes) -> str:

@@ -7,7 +7,9 @@ found all the same, only its time is not.
 
 from __future__ import annotations
 
+import errno
 import re
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -19,8 +21,8 @@ import msgspec
 LINE_BYTES = 1 << 20
 """A longer line comes in pieces, so that no input can fill the memory."""
 
-COMPRESSED = (".gz", ".xz")
-"""What rotated logs end in that can be read as they are."""
+COMPRESSED = ".gz"
+"""What a rotated log ends in that is unpacked while it is read."""
 
 _MONTHS = {
     name: number
@@ -69,24 +71,26 @@ _journal = msgspec.json.Decoder(_JournalRecord)
 
 def open_log(path: Path) -> BinaryIO:
     """A log for reading, unpacked on the way where it is compressed. Raises `OSError`."""
-    if path.suffix == ".gz":
-        import gzip
+    if path.suffix != COMPRESSED:
+        return path.open("rb")
+    import gzip
 
-        return cast("BinaryIO", gzip.open(path))
-    if path.suffix == ".xz":
-        import lzma
-
-        return cast("BinaryIO", lzma.open(path))
-    return path.open("rb")
+    return cast("BinaryIO", gzip.open(path))
 
 
 def numbered(stream: BinaryIO) -> Iterator[tuple[int, str]]:
-    """The physical lines of a stream with their numbers from 1; pieces of an overlong line share its number."""
+    """The physical lines of a stream with their numbers from 1; pieces of an overlong line share its number.
+
+    Raises `OSError` where the stream cannot be read on.
+    """
     number, fresh = 0, True
-    while chunk := stream.readline(LINE_BYTES):
-        number += fresh
-        fresh = chunk.endswith(b"\n")
-        yield number, chunk.decode(errors="replace")
+    try:
+        while chunk := stream.readline(LINE_BYTES):
+            number += fresh
+            fresh = chunk.endswith(b"\n")
+            yield number, chunk.decode(errors="replace")
+    except (EOFError, zlib.error) as error:
+        raise OSError(errno.EIO, f"the compressed log is damaged after line {number}: {error}") from error
 
 
 def is_journal_bytes(raw: str) -> bool:

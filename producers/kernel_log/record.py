@@ -10,7 +10,7 @@ from pathlib import Path
 
 from producers.kernel_log.decode import Decoder
 from producers.kernel_log.events import KernelEvent
-from producers.kernel_log.lines import numbered
+from producers.kernel_log.lines import numbered, open_log
 from producers.source import Origin
 from schemas.catalog import Catalog, load
 from schemas.ids import stable_id
@@ -56,12 +56,12 @@ def events_of_file(
     boot_ms: int | None = None,
     catalog: Catalog | None = None,
 ) -> Iterator[HardwareEvent]:
-    """The events of a whole log (`-` is standard input), for a replay; `OSError` where it cannot be read.
+    """The events of a whole log (`-`: standard input; also `.gz`), for a replay; `OSError` where it cannot be read.
 
     The same text of the same node has the same event ids, whenever and however often it is replayed. Lines without an
     absolute time happened at `now_ms`, unless `boot_ms` places their monotonic stamps.
     """
-    with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as stream:
+    with nullcontext(sys.stdin.buffer) if str(path) == "-" else open_log(path) as stream:
         yield from events_of_lines(
             numbered(stream), site=site, rack=rack, node=node, now_ms=now_ms, boot_ms=boot_ms, catalog=catalog
         )

@@ -26,8 +26,9 @@ from schemas.records import HardwareEvent
 
 log = structlog.get_logger()
 
-_READ_BYTES = 4 << 20
-"""One read takes at most so much of one input, so that a backlog does not hold up the agent."""
+_READ_BYTES = 1 << 20
+"""One read takes at most so much of one input: a storm of so many lines is decoded in a third of a second, and a source
+that takes more than a second is reported as hanging."""
 
 
 class KmsgPosition(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -86,6 +87,19 @@ def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_what_cannot_be_read_is_one_line(arguments: list[str], code: int, said: str) -> None:
     assert decode(*arguments, text="") == (code, [], said)
+
+
+def test_a_compressed_log_is_read_as_it_is_and_a_damaged_one_as_far_as_it_goes(tmp_path: Path) -> None:
+    lines = "".join(f"NVRM: Xid (PCI:0000:01:00): 31, pid={number}\n" for number in range(20_000))
+    path = tmp_path / "kern.log.2.gz"
+    path.write_bytes(gzip.compress(lines.encode()))
+    assert [event["line"] for event in decode(str(path))[1]] == list(range(1, 20_001))
+    path.write_bytes(path.read_bytes()[:-2000])
+    code, found, said = decode(str(path))
+    assert code == 1
+    assert [event["line"] for event in found] == list(range(1, len(found) + 1))
+    assert len(found) > 1000
+    assert f"decoding the kernel log {path}: the compressed log is damaged after line {len(found)}" in said
 
 
 def test_misuse_exits_with_2() -> None:

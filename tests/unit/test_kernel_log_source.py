@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,6 +146,147 @@ def test_a_log_that_was_rotated_while_nobody_looked_is_followed(start: Start, ke
     kern_log.rename(kern_log.with_name("kern.log.1"))
     append(kern_log, 3)
     assert pids(start().read(NOW_MS)) == [2, 3]
+
+
+def rotate(log: Path, *, compress: bool = False) -> None:
+    """As logrotate does: kern.log.1 becomes kern.log.2, kern.log becomes kern.log.1, which may be compressed."""
+    for age in range(9, 0, -1):
+        for suffix in ("", ".gz"):
+            older = log.with_name(f"{log.name}.{age}{suffix}")
+            if older.exists():
+                older.rename(log.with_name(f"{log.name}.{age + 1}{suffix}"))
+    newest = log.with_name(f"{log.name}.1")
+    log.rename(newest)
+    log.write_text("")
+    if compress:
+        log.with_name(f"{newest.name}.gz").write_bytes(gzip.compress(newest.read_bytes()))
+        newest.unlink()
+
+
+def test_every_log_that_was_rotated_and_compressed_while_nobody_looked_is_read(start: Start, kern_log: Path) -> None:
+    first = start()
+    first.read(NOW_MS)
+    append(kern_log, 1)
+    first.read(NOW_MS)
+    first.close()
+    append(kern_log, 2)
+    rotate(kern_log, compress=True)
+    append(kern_log, 3)
+    rotate(kern_log, compress=True)
+    append(kern_log, 4)
+    rotate(kern_log)
+    append(kern_log, 5)
+    second = start()
+    assert pids(second.read(NOW_MS)) == [2, 3, 4, 5]
+    append(kern_log, 6)
+    assert pids(second.read(NOW_MS)) == [6]
+
+
+def test_a_line_has_the_same_id_in_a_compressed_log(start: Start, kern_log: Path, tmp_path: Path) -> None:
+    killed = start()
+    killed.read(NOW_MS)
+    append(kern_log, 1)
+    killed.read(NOW_MS)
+    append(kern_log, 2, 3)
+    given = killed.read(NOW_MS)
+    rotate(kern_log, compress=True)
+    assert start().read(NOW_MS) == given
+
+
+def test_logs_that_are_named_by_date_are_read_in_their_order(start: Start, kern_log: Path) -> None:
+    first = start()
+    first.read(NOW_MS)
+    append(kern_log, 1)
+    first.read(NOW_MS)
+    first.close()
+    for number, date in enumerate(("20241115", "20241116", "20241117"), start=2):
+        append(kern_log, number)
+        dated = kern_log.with_name(f"kern.log-{date}.gz")
+        dated.write_bytes(gzip.compress(kern_log.read_bytes()))
+        kern_log.unlink()
+        kern_log.write_text("")
+    append(kern_log, 5)
+    assert pids(start().read(NOW_MS)) == [2, 3, 4, 5]
+
+
+def test_what_was_rotated_out_before_the_first_start_is_not_news(start: Start, kern_log: Path) -> None:
+    append(kern_log, 1)
+    rotate(kern_log, compress=True)
+    append(kern_log, 2)
+    rotate(kern_log)
+    first = start()
+    first.read(NOW_MS)  # the log is empty
+    first.close()
+    append(kern_log, 3)
+    rotate(kern_log, compress=True)
+    append(kern_log, 4)
+    assert pids(start().read(NOW_MS)) == [3, 4]
+
+
+def test_a_log_that_is_just_being_compressed_is_read_once(start: Start, kern_log: Path) -> None:
+    first = start()
+    first.read(NOW_MS)
+    append(kern_log, 1)
+    first.read(NOW_MS)
+    first.close()
+    append(kern_log, *range(2, 300))
+    rotate(kern_log)
+    half = gzip.compress(kern_log.with_name("kern.log.1").read_bytes())
+    kern_log.with_name("kern.log.1.gz").write_bytes(half[: len(half) // 2])
+    append(kern_log, 300)
+    assert sum(event.count for event in drained(start())) == 299
+
+
+def drained(source: KernelLogSource) -> list[HardwareEvent]:
+    found = source.read(NOW_MS)
+    source._clock_ms = lambda: NOW_MS + 5000
+    return found + source.read(NOW_MS)
+
+
+def test_a_compressed_log_that_is_damaged_costs_its_rest_and_no_more(start: Start, kern_log: Path) -> None:
+    first = start()
+    first.read(NOW_MS)
+    append(kern_log, 1)
+    first.read(NOW_MS)
+    first.close()
+    append(kern_log, *range(2, 20_000))
+    rotate(kern_log, compress=True)
+    packed = kern_log.with_name("kern.log.1.gz")
+    packed.write_bytes(packed.read_bytes()[:-100])
+    append(kern_log, 20_000)
+    found = drained(start())
+    assert 15_000 < sum(event.count for event in found) < 19_999
+    assert "pid=20000" in (found[-1].last_raw or found[-1].raw)
+
+
+def test_a_compressed_log_is_streamed_and_a_read_takes_only_some_of_it(kern_log: Path) -> None:
+    append(kern_log, 0)
+    follower = FileFollower(kern_log, None, "end")
+    follower.read(1)
+    position = follower.position()
+    follower.close()
+    append(kern_log, *range(1, 60_000))
+    rotate(kern_log, compress=True)
+    follower = FileFollower(kern_log, position, "end")
+    texts: list[str] = []
+    while lines := follower.read(1 << 20):
+        assert len(lines) < 30_000
+        texts += [line.text for line in lines]
+    follower.close()
+    assert texts == [xid(number).rstrip("\n") for number in range(1, 60_000)]
+
+
+def test_a_logger_that_goes_on_in_the_renamed_file_loses_nothing(start: Start, kern_log: Path) -> None:
+    source = start()
+    source.read(NOW_MS)
+    append(kern_log, 1)
+    source.read(NOW_MS)
+    rotate(kern_log)
+    assert source.read(NOW_MS) == []
+    append(kern_log.with_name("kern.log.1"), 2)  # it has not been told yet
+    assert pids(source.read(NOW_MS)) == [2]
+    append(kern_log, 3)
+    assert pids(source.read(NOW_MS)) == [3]
 
 
 def test_a_log_that_is_copied_and_truncated_loses_nothing(start: Start, kern_log: Path) -> None:

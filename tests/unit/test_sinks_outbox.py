@@ -127,7 +127,9 @@ def test_the_end_of_an_incident_is_told_once_and_only_where_it_paged(path: Path)
 
 
 def test_deliveries_are_read_beside_the_process_that_makes_them(path: Path) -> None:
-    assert deliveries(path.parent) == []
+    assert deliveries(path.parent) == [], "no file yet"
+    path.touch()
+    assert deliveries(path.parent) == [], "a file with nothing in it yet"
     with Outbox(path) as outbox:
         outbox.page(incident(observed_ms=1_200), ["console"], now_ms=2_000)
         assert deliveries(path.parent) == []
