@@ -7,11 +7,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import fcntl
 import os
-import random
-import socket
 import subprocess
 import time
 import uuid
@@ -25,6 +22,7 @@ import structlog
 
 from infra.errors import OperatorError
 from infra.lifeline import tied
+from infra.ports import accepts, free_port, is_free
 
 KAFKA_VERSION = "4.1.0"
 _JARS = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
@@ -209,7 +207,7 @@ class EmbeddedKafka:
                     f"{kept} is damaged ({error}); restore it, or move {self._dir} away to begin with an empty broker"
                 ) from error
         port = self._wanted_port or (identity.port if identity else 0)
-        if port and not _is_free(self._host, port):
+        if port and not is_free(self._host, port):
             who = "asked for" if self._wanted_port else f"kept in {kept}"
             raise OperatorError(
                 f"port {port} ({who}) is in use on {self._host}, so Kafka cannot listen there; "
@@ -217,7 +215,7 @@ class EmbeddedKafka:
             )
         port = port or free_port(self._host)
         controller = identity.controller_port if identity else 0
-        if not controller or controller == port or not _is_free(self._host, controller):
+        if not controller or controller == port or not is_free(self._host, controller):
             controller = free_port(self._host, but=port)
         identity = _Identity(identity.cluster if identity else _new_cluster_id(), port, controller)
         temporary = kept.with_suffix(".new")
@@ -324,49 +322,13 @@ def answers(bootstrap: str, *, timeout_seconds: float) -> bool:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    if not any(_accepts(address, timeout_seconds) for address in bootstrap.split(",")):
+    if not any(accepts(address, timeout_seconds) for address in bootstrap.split(",")):
         return False  # spares librdkafka's reconnect backoff: a broker is asked as soon as it listens
     try:
         AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout_seconds)
     except KafkaException:
         return False
     return True
-
-
-def free_port(host: str = "127.0.0.1", *, but: int = 0) -> int:
-    """A free TCP port below the range from which the kernel takes the ports of outgoing connections.
-
-    A port of that range may be taken by any client while the server is restarted, even by a client that tries to reach
-    that very server.
-    """
-    try:
-        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError):
-        low = 32768
-    chance = random.SystemRandom()
-    for _ in range(200):
-        port = chance.randrange(max(1024, low - 12000), max(low, 1026))
-        if port != but and _is_free(host, port):
-            return port
-    raise OperatorError(f"no free TCP port was found on {host} below {low}")
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a listener
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError:
-            return False
-    return True
-
-
-def _accepts(address: str, timeout_seconds: float) -> bool:
-    host, _, port = address.strip().rpartition(":")
-    with contextlib.suppress(OSError, ValueError), socket.create_connection((host, int(port)), timeout_seconds):
-        return True
-    return False
 
 
 def _new_cluster_id() -> str:

@@ -162,9 +162,15 @@ class Front:
         user = login(self._keys, keys, http.headers)
         if user.name == ANALYST and self._keys.analyst is None:
             if self._open_to_hosts:
-                raise query_error(516, "AUTHENTICATION_FAILED", "The read-only login needs a password on this address")
+                raise query_error(
+                    516, "AUTHENTICATION_FAILED", "The read-only login has no password, so it is for loopback: set one"
+                )
             if not names_loopback(http.host):  # a web page that has pointed its own name at 127.0.0.1
-                raise query_error(516, "AUTHENTICATION_FAILED", f"The host {http.host!r} is not this machine's own")
+                raise query_error(
+                    516,
+                    "AUTHENTICATION_FAILED",
+                    f"The host {http.host!r} does not name this machine: ask 127.0.0.1, or set a password for this login",
+                )
         return user
 
     @contextlib.contextmanager

@@ -46,7 +46,7 @@ def clickhouse(settings: Settings) -> None:
     """The embedded ClickHouse."""
     from infra.clickhouse.server import run
     from infra.clickhouse.settings import EmbeddedClickHouseSettings
-    from infra.kafka import free_port
+    from infra.ports import free_port
 
     part = settings.clickhouse
     if part.host:
