@@ -19,7 +19,6 @@ import cramjam
 import structlog
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
 from clickhouse_connect.driver.exceptions import ProgrammingError
-from confluent_kafka import TopicPartition
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -97,7 +96,7 @@ class PartitionLoader:
             sleep=sleep_using_event(self._over),
             reraise=True,
         )
-        hands.commits.ours(route.topic, partition)
+        self._claim = hands.commits.claim(route.topic, partition)
         self._thread = threading.Thread(target=self._run, name=f"load {route.topic}/{partition}", daemon=True)
         self._thread.start()
 
@@ -129,7 +128,7 @@ class PartitionLoader:
 
     def give_up(self) -> None:
         """The partition is no longer ours: nothing is committed from now on. Does not block."""
-        self._hands.commits.gone(self.route.topic, self.partition)
+        self._claim.release()
         self._over.set()
         with self._news:
             self._news.notify()
@@ -188,11 +187,11 @@ class PartitionLoader:
         if self.route.once is Once.TOKEN and following is not None:
             self._announce(following)
         else:
-            self._commit(part.last + 1, "")
+            self._claim.commit(part.last + 1, "")
         self.loaded = part.last + 1
 
     def _announce(self, part: Batch) -> None:
-        self._commit(part.first, part.intent(self._topic_id).encode())
+        self._claim.commit(part.first, part.intent(self._topic_id).encode())
         self._begun = (part.first, part.last)
 
     def _following(self) -> Batch | None:
@@ -312,9 +311,6 @@ class PartitionLoader:
         if self._client is None:
             self._client = self._hands.connect()
         return self._client
-
-    def _commit(self, offset: int, metadata: str) -> None:
-        self._hands.commits.commit(TopicPartition(self.route.topic, self.partition, offset, metadata))
 
     def _check(self) -> None:
         if self._over.is_set():

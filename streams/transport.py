@@ -15,9 +15,41 @@ This reaches into private parts of `faust-streaming`, which is therefore pinned 
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
+
+
+_TALKATIVE = ("aiokafka", "aiokafka.consumer.fetcher", "aiokafka.consumer.group_coordinator")
+_REPEAT_S = 10.0
+"""While the broker is away aiokafka tells of every attempt to reach it, a hundred a second; this is how often it may."""
+_LONGEST_STOP_S = 10.0
+"""Leaving the group takes a broker; without one Faust would wait for a minute. What is not committed is done again."""
+
+
+class _NowAndThen(logging.Filter):
+    """Lets each message through once in a while, whatever stands in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now - self._said.get(str(record.msg), -_REPEAT_S) < _REPEAT_S:
+            return False
+        self._said[str(record.msg)] = now
+        return True
+
+
+def calm_logs() -> None:
+    """Keep the client from filling the log while the broker is away."""
+    for name in _TALKATIVE:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, _NowAndThen) for one in logger.filters):
+            logger.addFilter(_NowAndThen())
 
 
 class Run:
@@ -45,10 +77,6 @@ class Run:
         self.value = records
         self.serialized_key_size = 0
         self.serialized_value_size = sum(record.serialized_value_size for record in records)
-
-
-_LONGEST_STOP_S = 10.0
-"""Leaving the group takes a broker; without one Faust would wait for a minute. What is not committed is done again."""
 
 
 class RunConsumer(driver.Consumer):  # type: ignore[misc]

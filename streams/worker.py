@@ -31,7 +31,7 @@ from streams.readback import InventoryFeed, Reader
 from streams.samples import Message, Rejected
 from streams.settings import StreamsSettings
 from streams.topology import Topology
-from streams.transport import RunTransport
+from streams.transport import RunTransport, calm_logs
 
 log = structlog.get_logger()
 
@@ -44,6 +44,7 @@ class Worker:
     """One process of the stream processors. Partitions come and go with the consumer group's rebalances."""
 
     def __init__(self, settings: StreamsSettings, *, bootstrap: str, data_dir: Path, name: str = "") -> None:
+        calm_logs()
         self._settings = settings
         self._bootstrap = bootstrap
         self._codec = SingleObjectCodec()

@@ -160,6 +160,14 @@ class Kafka:
                 found.append(CODEC.decode(one.value(), kind))
         return found
 
+    def is_handled(self, group: str, *names: str) -> bool:
+        """Whether a group has committed these topics to their ends."""
+        for topic in names:
+            stands = self.committed(group, topic)
+            if any(stands[number] < end for number, end in self.ends(topic).items() if end):
+                return False
+        return True
+
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Where a group stands, by partition; -1001 where it has committed nothing."""
         with self._onlooker(group) as consumer:

@@ -169,7 +169,7 @@ class Front:
                 raise query_error(
                     516,
                     "AUTHENTICATION_FAILED",
-                    f"The host {http.host!r} does not name this machine: ask 127.0.0.1, or set a password for this login",
+                    f"The host {http.host!r} does not name this machine: ask 127.0.0.1, or set a password for the login",
                 )
         return user
 

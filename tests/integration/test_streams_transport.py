@@ -94,15 +94,6 @@ def what_the_log_holds(kafka: Kafka) -> dict[int, list[tuple[str, str]]]:
     }
 
 
-def handled(kafka: Kafka) -> bool:
-    """Whether every input is committed to its end."""
-    for topic in (SAMPLES, EVENTS, ANOMALIES, FAULTS):
-        stands = kafka.committed(SETTINGS.app_id, topic)
-        if any(stands[number] < end for number, end in kafka.ends(topic).items() if end):
-            return False
-    return True
-
-
 def newest(faults: list[Fault]) -> dict[str, Fault]:
     found: dict[str, Fault] = {}
     for one in faults:
@@ -146,7 +137,7 @@ def test_kills_and_rebalances_lose_nothing_and_double_nothing(fresh_kafka: Embed
         feed.join(120)
         assert feed.failed is None
         assert not feed.is_alive()
-        wait_until(lambda: handled(kafka), "all is handled and committed")
+        wait_until(lambda: kafka.is_handled(SETTINGS.app_id, SAMPLES, EVENTS, ANOMALIES, FAULTS), "all is handled")
         wait_until(lambda: counts(kafka.records(FAULTS, Fault)) == feed.expected, "the last counts are written")
         for worker in workers[:2]:
             assert worker.runs, worker.said()

@@ -1,4 +1,4 @@
-"""What every detector must hold to: the contract in `streams/detectors/__init__.py`, over all that the catalogue asks for."""
+"""The detectors, and the contract that each of them keeps."""
 
 from __future__ import annotations
 
