@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import (
@@ -28,7 +28,7 @@ from schemas import topics
 from schemas.codec import Codec, SingleObjectCodec
 from schemas.records import DeadLetter
 from sinks import metrics
-from sinks.batches import Cutter, Intent, Limits
+from sinks.batches import Cutter, Intent, Limits, LogRewoundError
 from sinks.clickhouse.insert import Client
 from sinks.clickhouse.migrate import migrate
 from sinks.clickhouse.tables import ROUTES, Route
@@ -61,6 +61,13 @@ _CONSUMER: dict[str, Any] = {
     # how long fetching stops once that is full: the default of a second leaves ClickHouse idle
     "fetch.queue.backoff.ms": 20,
 }
+
+
+T = TypeVar("T")
+
+
+class _StoppingError(Exception):
+    """The process stops, so a question to Kafka stays without an answer."""
 
 
 class LoaderError(Exception):
@@ -215,7 +222,14 @@ class _Loader:
         if lane is None or offset is None:
             return
         lane.newest_ms = message.timestamp()[1]
-        for batch in lane.cutter.add(offset, message.key(), message.value(), _now_ms()):
+        try:
+            done = lane.cutter.add(offset, message.key(), message.value(), _now_ms())
+        except LogRewoundError as error:
+            raise LoaderError(
+                f"{message.topic()}/{message.partition()} is not the log it was: {error}. If the topic was made anew, "
+                "start the loader again; if its end was lost, set the offsets of the loader's group to where to go on"
+            ) from error
+        for batch in done:
             lane.loader.put(batch, lane.newest_ms)
 
     def _cut_due(self) -> None:
@@ -250,24 +264,29 @@ class _Loader:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """New partitions: begin where the last owner stopped, with the batch that it had begun."""
-        if not partitions:
-            consumer.incremental_assign([])
-            return
-        places = []
-        for found in self._committed(consumer, partitions):
-            topic, partition = found.topic, found.partition
-            topic_id = self._topic_id(topic)
-            intent = self._standing_intent(consumer, found, topic_id)
-            start = max(found.offset, 0)
-            self._lanes[topic, partition] = _Lane(
-                Cutter(self._hands.codec, self._routes[topic].kind.__name__, self._limits, start, intent),
-                PartitionLoader(
-                    self._routes[topic], partition, topic_id, self._hands, (start, intent.last) if intent else None
-                ),
-            )
-            places.append(TopicPartition(topic, partition, found.offset if found.offset >= 0 else OFFSET_BEGINNING))
+        try:
+            committed = self._committed(consumer, partitions) if partitions else []
+            places = [self._take_over(consumer, found) for found in committed]
+        except _StoppingError:
+            places = []
         log.info("partitions assigned", partitions=[f"{place.topic}/{place.partition}" for place in places])
         consumer.incremental_assign(places)
+        # librdkafka remembers that a partition was paused when it left us, and would never read it again
+        if places:
+            consumer.resume(places)
+
+    def _take_over(self, consumer: Consumer, found: TopicPartition) -> TopicPartition:
+        """Begin with a partition; `found` is what is committed for it. Returns where to read from."""
+        topic, partition = found.topic, found.partition
+        topic_id = self._topic_id(topic)
+        intent = self._standing_intent(consumer, found, topic_id)
+        start = max(found.offset, 0)
+        begun = (start, intent.last) if intent else None
+        self._lanes[topic, partition] = _Lane(
+            Cutter(self._hands.codec, self._routes[topic].kind.__name__, self._limits, start, intent),
+            PartitionLoader(self._routes[topic], partition, topic_id, self._hands, begun),
+        )
+        return TopicPartition(topic, partition, found.offset if found.offset >= 0 else OFFSET_BEGINNING)
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Partitions that are no longer ours: what was begun, the next owner does again."""
@@ -280,18 +299,25 @@ class _Loader:
 
     def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
         wanted = [TopicPartition(place.topic, place.partition) for place in partitions]
+
+        def ask() -> list[TopicPartition]:
+            found: list[TopicPartition] = consumer.committed(wanted, timeout=_ASK_SECONDS)
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+            return found
+
+        return self._ask(ask)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Ask Kafka until it answers. Raises `_StoppingError` where the process stops before that."""
         while not self._stop.is_set():
             try:
-                found: list[TopicPartition] = consumer.committed(wanted, timeout=_ASK_SECONDS)
+                return question()
             except KafkaException as error:
-                failed = error.args[0]
-            else:
-                failed = next((place.error for place in found if place.error is not None), None)
-                if failed is None:
-                    return found
-            self._trouble(failed)
-            self._stop.wait(0.2)
-        return []
+                self._trouble(error.args[0])
+                self._stop.wait(0.2)
+        raise _StoppingError
 
     def _standing_intent(self, consumer: Consumer, found: TopicPartition, topic_id: str) -> Intent | None:
         intent = Intent.parse(found.metadata)
@@ -302,7 +328,8 @@ class _Loader:
             log.warning("the topic was made anew since the last batch: beginning at its begin", partition=name)
             found.offset = OFFSET_BEGINNING
             return None
-        low, _ = consumer.get_watermark_offsets(TopicPartition(found.topic, found.partition), timeout=_ASK_SECONDS)
+        place = TopicPartition(found.topic, found.partition)
+        low, _ = self._ask(lambda: consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS))
         if low > intent.last:
             log.error(
                 "Kafka deleted records before they were loaded: raise the topic's retention, keep the loader running",
@@ -316,8 +343,10 @@ class _Loader:
     def _topic_id(self, topic: str) -> str:
         """The topic's id, which differs once it is deleted and made again; empty where the broker has none."""
         if topic not in self._topic_ids:
-            described = self._admin.describe_topics(TopicCollection([topic]), request_timeout=_ASK_SECONDS)
-            identity = described[topic].result(_ASK_SECONDS * 2).topic_id
+            wanted = TopicCollection([topic])
+            identity = self._ask(
+                lambda: self._admin.describe_topics(wanted, request_timeout=_ASK_SECONDS)[topic].result().topic_id
+            )
             self._topic_ids[topic] = "" if identity is None else str(identity).rstrip("=")
         return self._topic_ids[topic]
 

@@ -23,8 +23,8 @@ class LoaderSettings(BaseModel):
         "back at once; without it, Kafka waits for the old one's session to end",
     )
     database: str = Field("fleetpulse", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="ClickHouse database")
-    batch_records: int = Field(20_000, ge=1, description="A batch is cut at so many records")
-    batch_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="A batch is cut at so many bytes")
+    batch_records: int = Field(40_000, ge=1, description="A batch is cut at so many records")
+    batch_bytes: int = Field(32 * 1024 * 1024, ge=1024, description="A batch is cut at so many bytes")
     batch_age_ms: int = Field(1000, ge=1, description="A batch waits no longer for more records")
     compression: Literal["none", "lz4", "zstd"] = Field(
         "none", description="Of insert bodies: none is fastest on one machine, lz4 saves a network two thirds"

@@ -100,10 +100,12 @@ class TickWindow:
         newest = self._newest(columns)
         closed = np.maximum((newest[:-1] - self.grace_ms) // self.tick_ms * self.tick_ms, self._closed_ms)
         on_time = ticks > closed
-        self.late_messages += int(len(ticks) - on_time.sum())
+        late = int(len(ticks) - on_time.sum())
+        self.late_messages += late
         # A node whose readings come late is not silent, nor are its GPUs: they count as heard at the partition's time.
         # What it had sent before and is delivered again says nothing of it.
-        late_at = np.where(self._is_news(nodes, ticks), np.maximum(newest[:-1], closed + self.tick_ms), NEVER_MS)
+        is_news = self._note(nodes, ticks, whether_news=late > 0)
+        late_at = np.where(is_news, np.maximum(newest[:-1], closed + self.tick_ms), NEVER_MS)
         heard_at = np.where(on_time, ticks, late_at)
         reading_heard_at = np.repeat(heard_at, columns.gpu_count)
         reading_counts = np.repeat(on_time, columns.gpu_count)
@@ -113,20 +115,22 @@ class TickWindow:
             open_tick.node_present[nodes[heard_at == tick]] = True
             here = reading_heard_at == tick
             open_tick.gpu_read[gpus[here & was_read]] = True
-            here &= reading_counts
+            if late:
+                here &= reading_counts
             open_tick.values[:, gpus[here]] = columns.values[:, here]
             open_tick.throttle[gpus[here]] = columns.throttle[here]
         self.newest_ms = int(newest[-1])
         yield from self._close(self.newest_ms - self.grace_ms)
 
-    def _is_news(self, nodes: NDArray[np.int32], ticks: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(R,) whether each message is newer than what its node had sent before it."""
+    def _note(
+        self, nodes: NDArray[np.int32], ticks: NDArray[np.int64], *, whether_news: bool
+    ) -> NDArray[np.bool_] | bool:
+        """Note what each node has sent; gives (R,) whether each message is newer than all before it, if asked."""
         unknown = len(self.roster.nodes) - len(self._node_newest_ms)
         newest = self._node_newest_ms = np.append(self._node_newest_ms, np.full(unknown, NEVER_MS))
-        if len(np.unique(nodes)) == len(nodes):
-            news = ticks > newest[nodes]
-            newest[nodes] = np.maximum(newest[nodes], ticks)
-            return np.asarray(news)
+        if not whether_news:
+            np.maximum.at(newest, nodes, ticks)
+            return True
         news = np.empty(len(ticks), np.bool_)
         for row, (node, tick) in enumerate(zip(nodes.tolist(), ticks.tolist(), strict=True)):
             news[row] = tick > newest[node]

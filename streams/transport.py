@@ -21,10 +21,9 @@ from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
 
-
 _TALKATIVE = ("aiokafka", "aiokafka.consumer.fetcher", "aiokafka.consumer.group_coordinator")
 _REPEAT_S = 10.0
-"""While the broker is away aiokafka tells of every attempt to reach it, a hundred a second; this is how often it may."""
+"""How often aiokafka may tell that the broker is away; it would tell of every attempt, a hundred a second."""
 _LONGEST_STOP_S = 10.0
 """Leaving the group takes a broker; without one Faust would wait for a minute. What is not committed is done again."""
 

@@ -335,8 +335,11 @@ class Worker:
             ANOMALIES: self._faults,
             FAULTS: self._incidents,
         }
+        gauges = {EVENTS: metrics.OPEN_FAULTS, FAULTS: metrics.OPEN_INCIDENTS}
         for topic, partition in partitions:
             held[topic].pop(partition, None)
+            if topic in gauges:
+                gauges[topic].remove(partition)  # whose number it is now is another's to say
 
     async def serve(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Work until `stop` is set. Raises what crashed the app."""

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from schemas.codec import CodecError, SingleObjectCodec
 from schemas.records import Record
@@ -167,6 +168,13 @@ class Kafka:
             if any(stands[number] < end for number, end in self.ends(topic).items() if end):
                 return False
         return True
+
+    def shares(self, group: str) -> list[set[tuple[str, int]]]:
+        """Topics and partitions of each member of a group that has any."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+        described = admin.describe_consumer_groups([group])[group].result(30)
+        shares = [{(at.topic, at.partition) for at in one.assignment.topic_partitions} for one in described.members]
+        return [share for share in shares if share]
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Where a group stands, by partition; -1001 where it has committed nothing."""

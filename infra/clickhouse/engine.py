@@ -9,11 +9,13 @@ engine are raised as `QueryError`.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import ModuleType
 from typing import Any, Self
 
 from infra.clickhouse.folder import Folder, StartError
-from infra.clickhouse.protocol import Counts, engine_error, quoted, set_statement
+from infra.clickhouse.protocol import Counts, engine_error, query_error, quoted, set_statement
 
 
 class Engine:
@@ -153,10 +155,9 @@ class Handle:
         with _raised():
             return Stream(self._connection, self._connection.send_query(statement, default_format, params=dict(params)))
 
-    def insert(self, head: bytes, data_format: str) -> "Inserter":
-        """Begin an INSERT whose data come in pieces; `head` ends before its FORMAT or VALUES."""
-        with _raised():
-            return Inserter(self._connection, self._connection.send_insert(head, data_format))
+    def insert(self, head: bytes, data_format: str, folder: Path) -> "Inserter":
+        """Begin an INSERT whose data come in pieces, kept in `folder`; `head` ends before its FORMAT or VALUES."""
+        return Inserter(self, head, data_format, folder)
 
 
 class Stream:
@@ -167,8 +168,8 @@ class Stream:
         self._stream = stream
         self._ended = False
 
-    def next(self) -> tuple[bytes, int] | None:
-        """The next block and the number of its rows, or None at the end."""
+    def next(self) -> Answer | None:
+        """The next block, with what was read for it, or None at the end."""
         if self._ended:
             return None
         self._ended = True  # also if this raises
@@ -177,7 +178,7 @@ class Stream:
         if result is None or result.rows_read() == 0:
             return None
         self._ended = False
-        return result.bytes(), result.rows_read()
+        return Answer(result)
 
     def close(self) -> None:
         """Stop the statement if it still runs."""
@@ -188,23 +189,33 @@ class Stream:
 
 
 class Inserter:
-    """A running INSERT."""
+    """An INSERT that gathers its data and then runs.
 
-    def __init__(self, connection: Any, insert: Any) -> None:
-        self._connection = connection
-        self._insert = insert
+    The engine has an interface that takes the data of a running INSERT in pieces, but chDB 4.4 says there that rows are
+    written which a constraint, a materialized view or the disk has refused. Run over a file the same INSERT raises.
+    """
+
+    def __init__(self, handle: Handle, head: bytes, data_format: str, folder: Path) -> None:
+        self._handle, self._head, self._format = handle, head, data_format
+        self._file = NamedTemporaryFile(dir=folder, prefix="insert-")  # noqa: SIM115 - closed by finish or cancel
 
     def append(self, piece: bytes) -> None:
-        """Hand over the next piece of the data."""
-        with _raised():
-            self._connection.insert_append(self._insert, piece)
+        """Take the next piece of the data."""
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            raise query_error(243, "NOT_ENOUGH_SPACE", f"Cannot hold the data of the INSERT: {error}") from error
 
     def finish(self) -> Counts:
-        """Commit; when this returns the rows are written."""
-        with _raised():
-            return _counts(self._connection.insert_done(self._insert))
+        """Run the INSERT; when this returns the rows are written."""
+        with self._file:
+            try:
+                self._file.flush()
+            except OSError as error:
+                raise query_error(243, "NOT_ENOUGH_SPACE", f"Cannot hold the data of the INSERT: {error}") from error
+            source = f" FROM INFILE {quoted(self._file.name)} COMPRESSION 'none' FORMAT {self._format}"
+            return self._handle.query(self._head + source.encode()).counts
 
     def cancel(self) -> None:
-        """Give up; blocks that were already written remain, as on a ClickHouse server."""
-        with _raised():
-            self._connection.insert_cancel(self._insert)
+        """Give up; nothing was written."""
+        self._file.close()

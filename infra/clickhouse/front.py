@@ -18,16 +18,16 @@ from infra.clickhouse import body, encoding, metrics, protocol, statement
 from infra.clickhouse.access import Keys, Login, login
 from infra.clickhouse.analyst import ANALYST, Policy
 from infra.clickhouse.confine import Confinement
-from infra.clickhouse.engine import Engine, Inserter, Stream
+from infra.clickhouse.engine import Answer, Engine, Inserter, Stream
 from infra.clickhouse.folder import Folder
-from infra.clickhouse.job import Job, Limits
+from infra.clickhouse.job import HELD_IN_MEMORY_BYTES, Job, Limits, Whole
 from infra.clickhouse.protocol import Query, QueryError, query_error
 from infra.clickhouse.sessions import Sessions
 
 T = TypeVar("T")
 
 KEPT_FOR_THE_WRITER: Final = 2  # handles that the read-only login cannot take
-ANALYST_STATEMENT_BYTES: Final = 2**20
+ANALYST_STATEMENT_BYTES: Final = 2**18  # the engine reads no more of a statement either (max_query_size)
 STALLED_READER_S: Final = 60.0  # a client that takes nothing of its answer for so long is given up
 
 
@@ -79,7 +79,8 @@ class Front:
         self._analyst_handles = asyncio.Semaphore(handles - KEPT_FOR_THE_WRITER)
         self._sessions = Sessions(time.monotonic)
         self._running: set[str] = set()
-        self._stopping = False
+        self._stopping = False  # no statement is taken any more
+        self._ended = False  # none is begun any more
 
     @property
     def running(self) -> int:
@@ -121,7 +122,8 @@ class Front:
             tick()
             await asyncio.sleep(tick_s)
             left_s -= tick_s
-        for query_id in self._running:
+        self._ended = True
+        for query_id in list(self._running):
             await self._do(self._engine.kill, query_id)
 
     async def close(self) -> None:
@@ -169,7 +171,7 @@ class Front:
                 raise query_error(
                     516,
                     "AUTHENTICATION_FAILED",
-                    f"The host {http.host!r} does not name this machine: ask 127.0.0.1, or set a password for the login",
+                    f"The host {http.host!r} is not this machine: ask 127.0.0.1, or set a password for this login",
                 )
         return user
 
@@ -199,7 +201,8 @@ class Front:
         if insert is None and await anext(data, None) is not None:
             raise query_error(62, "SYNTAX_ERROR", f"The statement is longer than {size} bytes")
         result_format = statement.format_of(text) or query.default_format if insert is None else ""
-        streams = not query.hold and result_format in statement.STREAMED_FORMATS and statement.selects(text)
+        by_block = result_format in statement.STREAMED_FORMATS and statement.selects(text)
+        streams = by_block and not query.hold
         request.taken.enter_context(self._registered(request.query_id))
         session = None
         if query.session_id:
@@ -217,17 +220,19 @@ class Front:
             session=session,
             comment=request.query_id,
             reads_only=request.http.method == "GET",
-            holds=insert is None and not streams,
+            holds=insert is None and not by_block,
         )
         if not user.writes:
             await request.taken.enter_async_context(self._analyst_handles)
         await request.taken.enter_async_context(self._handles)
+        if self._ended:
+            raise query_error(236, "ABORTED", "The server is stopping")
         try:
             if insert is not None:
                 return await self._insert(request, job, begun, data)
             if streams:
                 return await self._streamed(request, job, result_format)
-            return await self._held(request, job, result_format)
+            return await self._held(request, job, result_format, by_block=by_block)
         finally:
             metrics.QUERIES.labels(login=user.name, kind=job.kind.lower() or "refused").inc()
 
@@ -250,36 +255,40 @@ class Front:
                 future.exception()  # looked at: nobody is left to be told
             raise
 
-    async def _held(self, request: Request, job: Job, result_format: str) -> web.StreamResponse:
+    async def _held(self, request: Request, job: Job, result_format: str, *, by_block: bool) -> web.StreamResponse:
         name = request.encoding
 
-        def work() -> tuple[int, bytes, protocol.Counts]:
+        def work() -> Whole:
             try:
                 job.begin()
-                answer = job.run()
-                plain = answer.body
+                return job.whole(encoding.compressor(name) if name else None, by_block=by_block)
             finally:
                 job.end()
-            if name is None or not plain:
-                return len(plain), plain, answer.counts
-            compressor = encoding.compressor(name)
-            return len(plain), compressor.piece(plain) + compressor.end(), answer.counts
 
-        size, sent, counts = await self._do(work, job=job)
-        metrics.SENT_BYTES.inc(size)
-        metrics.RESULT_ROWS.inc(counts.result_rows)
-        metrics.WRITTEN_ROWS.inc(counts.written_rows)
-        headers = request.headers | {"X-ClickHouse-Summary": protocol.summary(counts)}
-        if job.kind == "READ_ONLY" or size:
-            headers |= protocol.result_headers(result_format)
-        if name is not None and size:
-            headers["Content-Encoding"] = name
-        return web.Response(body=sent, headers=headers)
+        whole = await self._do(work, job=job)
+        with whole.sent as sent:
+            metrics.SENT_BYTES.inc(whole.plain_bytes)
+            metrics.RESULT_ROWS.inc(whole.counts.result_rows)
+            metrics.WRITTEN_ROWS.inc(whole.counts.written_rows)
+            headers = request.headers | {"X-ClickHouse-Summary": protocol.summary(whole.counts)}
+            if job.kind == "READ_ONLY" or whole.plain_bytes:
+                headers |= protocol.result_headers(result_format)
+            if name is not None and whole.plain_bytes:
+                headers["Content-Encoding"] = name
+            if whole.sent_bytes <= HELD_IN_MEMORY_BYTES:
+                return web.Response(body=sent.read(), headers=headers)
+            await request.taken.aclose()
+            response = web.StreamResponse(headers=headers | {"Content-Length": str(whole.sent_bytes)})
+            await response.prepare(request.http)
+            while piece := await self._do(sent.read, 2**20):
+                await _write(response, piece)
+            await response.write_eof()
+            return response
 
     async def _streamed(self, request: Request, job: Job, result_format: str) -> web.StreamResponse:
         stream: Stream | None = None
 
-        def start() -> tuple[Stream, tuple[bytes, int] | None]:
+        def start() -> tuple[Stream, Answer | None]:
             nonlocal stream
             job.begin()
             stream = job.stream()
@@ -290,7 +299,7 @@ class Front:
         return await self._send(request, job, begun, block, result_format)
 
     async def _send(
-        self, request: Request, job: Job, stream: Stream, block: tuple[bytes, int] | None, result_format: str
+        self, request: Request, job: Job, stream: Stream, block: Answer | None, result_format: str
     ) -> web.StreamResponse:
         name = request.encoding
         compressor = encoding.compressor(name) if name else None
@@ -304,13 +313,12 @@ class Front:
         await response.prepare(request.http)
         try:
             while block is not None:
-                data, rows = block
+                data = block.body
                 metrics.SENT_BYTES.inc(len(data))
-                metrics.RESULT_ROWS.inc(rows)
+                metrics.RESULT_ROWS.inc(block.counts.result_rows)
                 if compressor is not None:
                     data = await self._do(compressor.piece, data)
-                async with asyncio.timeout(STALLED_READER_S):
-                    await response.write(data)
+                await _write(response, data)
                 block = await self._do(stream.next, job=job)
         except QueryError as error:
             metrics.ERRORS.labels(code=str(error.code)).inc()
@@ -346,6 +354,11 @@ class Front:
             await self._do(_give_up, inserter, job)
         metrics.WRITTEN_ROWS.inc(counts.written_rows)
         return web.Response(headers=request.headers | {"X-ClickHouse-Summary": protocol.summary(counts)})
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    async with asyncio.timeout(STALLED_READER_S):
+        await response.write(data)
 
 
 def _end(stream: Stream | None, job: Job) -> None:

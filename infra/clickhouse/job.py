@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+from typing import IO, Final
 
 from infra.clickhouse.access import Login
 from infra.clickhouse.analyst import ANALYST, Policy
+from infra.clickhouse.encoding import Compressor
 from infra.clickhouse.engine import Answer, Engine, Handle, Inserter, Stream
 from infra.clickhouse.folder import Folder
 from infra.clickhouse.protocol import Counts, Query, QueryError, query_error, quoted
 from infra.clickhouse.sessions import Session
 from infra.clickhouse.statement import Insert, inserts
+
+HELD_IN_MEMORY_BYTES: Final = 16 * 2**20  # of an answer; the rest waits in a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +23,22 @@ class Limits:
 
     writer: Mapping[str, str]
     analyst: Mapping[str, str]
-    held: Mapping[str, str]  # for an answer that is held in memory until it is whole
+    held_bytes: int  # of an answer that is held until it is whole, put together from blocks
+    result_bytes: int  # of one that the engine puts together in memory
     keep_free_bytes: int  # of the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer that was held until its statement had ended: as it is to be sent, its sizes, and the counts.
+
+    A large one lies in a file; close it after use.
+    """
+
+    sent: IO[bytes]
+    sent_bytes: int
+    plain_bytes: int
+    counts: Counts
 
 
 @dataclass(slots=True)
@@ -37,7 +56,7 @@ class Job:
     session: Session | None
     comment: str
     reads_only: bool
-    holds: bool
+    holds: bool  # the engine's answer comes in one piece
     kind: str = ""
     _handle: Handle | None = None
 
@@ -87,7 +106,9 @@ class Job:
             )
 
     def _settings(self) -> dict[str, str]:
-        settings = {"log_comment": self.comment} | (dict(self.limits.held) if self.holds else {})
+        settings = {"log_comment": self.comment}
+        if self.holds:
+            settings["max_result_bytes"] = str(self.limits.result_bytes)
         if self.login.writes:
             return settings | dict(self.limits.writer) | dict(self.query.settings)
         if self.query.settings:
@@ -110,6 +131,51 @@ class Job:
             self._check_still_room()
         return answer
 
+    def whole(self, compressor: Compressor | None, *, by_block: bool) -> Whole:
+        """Run the statement to its end and hold its answer; `by_block` if its format may be put together from blocks.
+
+        Raises:
+            QueryError: it failed, or its answer is larger than may be held.
+        """
+        held = SpooledTemporaryFile(HELD_IN_MEMORY_BYTES, dir=str(self.folder.temporary))  # noqa: SIM115 - handed out
+        try:
+            return self._hold(held, compressor, by_block=by_block)
+        except BaseException as error:
+            held.close()
+            if isinstance(error, OSError):
+                raise query_error(243, "NOT_ENOUGH_SPACE", f"Cannot hold the answer: {error}") from error
+            raise
+
+    def _hold(self, held: IO[bytes], compressor: Compressor | None, *, by_block: bool) -> Whole:
+        stream = self.stream() if by_block else None
+        try:
+            size = 0
+            counts = Counts()
+            answer = stream.next() if stream else self.run()
+            while answer is not None:
+                data = answer.body
+                size += len(data)
+                if size > HELD_IN_MEMORY_BYTES:
+                    self._check_room(self.limits.keep_free_bytes)
+                if size > self.limits.held_bytes:
+                    raise query_error(
+                        396,
+                        "TOO_MANY_ROWS_OR_BYTES",
+                        f"The answer is larger than {self.limits.held_bytes // 2**20} MiB, as much as is held until a "
+                        "statement has ended: ask for it block by block (query_row_block_stream; no wait_end_of_query)",
+                    )
+                held.write(compressor.piece(data) if compressor and data else data)
+                counts += answer.counts
+                answer = stream.next() if stream else None
+            if compressor and size:
+                held.write(compressor.end())
+        finally:
+            if stream:
+                stream.close()
+        sent_bytes = held.tell()
+        held.seek(0)
+        return Whole(held, sent_bytes, size, counts)
+
     def stream(self) -> Stream:
         """Run a SELECT and hand its output out block by block."""
         return self.handle.stream(self.statement, self.query.default_format, self.query.params)
@@ -119,7 +185,7 @@ class Job:
         if self.insert is None:
             raise RuntimeError("the statement is not an INSERT with data")
         self.handle.set({f"param_{name}": value for name, value in self.query.params.items()})
-        return self.handle.insert(self.insert.head, self.insert.format)
+        return self.handle.insert(self.insert.head, self.insert.format, self.folder.temporary)
 
     def finish(self, inserter: Inserter) -> Counts:
         """Commit the INSERT; when this returns its rows are on the disk."""

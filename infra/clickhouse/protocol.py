@@ -7,7 +7,7 @@ No sockets and no engine here. Sources: the ClickHouse documentation on the HTTP
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Final
 
 # URL keys that speak to the transport. Every other key is a setting of the engine.
@@ -92,6 +92,9 @@ class Counts:
     result_rows: int = 0
     result_bytes: int = 0
     elapsed_s: float = 0.0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 def query_error(code: int, name: str, message: str) -> QueryError:

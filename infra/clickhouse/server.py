@@ -159,7 +159,12 @@ def _confine(settings: EmbeddedClickHouseSettings, folder: Folder) -> Confinemen
     if settings.confine == "off":
         log.warning("clickhouse is not confined", why="the setting `confine` is off")
         return OPEN
-    confinement = confine(keep=[folder.engine], read=[folder.config, *libraries()])
+    try:
+        confinement = confine(keep=[folder.engine], read=[folder.config, *libraries()])
+    except OSError as error:
+        raise StartError(
+            f"the embedded ClickHouse cannot confine itself: {error.strerror}; set `confine` to off to run without"
+        ) from error
     gaps = confinement.gaps()
     if gaps and settings.confine == "require":
         raise StartError(
@@ -190,7 +195,8 @@ def _limits(settings: EmbeddedClickHouseSettings, memory_bytes: int) -> Limits:
             "max_memory_usage": str(memory_bytes // 2),
             "max_temporary_data_on_disk_size_for_query": str(memory_bytes * 2),
         },
-        held={"max_result_bytes": str(max(memory_bytes // 4, 2**27))},
+        held_bytes=memory_bytes,
+        result_bytes=max(memory_bytes // 8, 2**27),
         keep_free_bytes=settings.keep_free_bytes,
     )
 

@@ -14,11 +14,12 @@ STREAMED_FORMATS: Final = frozenset(
     {"Native", "TabSeparated", "TSV", "TabSeparatedRaw", "TSVRaw", "CSV", "RowBinary", "JSONEachRow", "LineAsString"}
 )
 
+# What is not closed runs to the end. Tried again at each of its characters, a hostile statement would take hours.
 _TOKEN = re.compile(
     rb"""
-      (?P<space>\s+ | --[^\n]* | \#[\ !][^\n]* | /\*.*?\*/)
-    | (?P<text>'(?:[^'\\]|\\.|'')*' | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
-    | (?P<quoted>`(?:[^`\\]|\\.|``)*` | "(?:[^"\\]|\\.|"")*")
+      (?P<space>\s+ | --[^\n]* | \#[\ !][^\n]* | /\*.*?(?:\*/|\Z))
+    | (?P<text>'(?:[^'\\]|\\.|'')*(?:'|\\?\Z) | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))
+    | (?P<quoted>`(?:[^`\\]|\\.|``)*(?:`|\\?\Z) | "(?:[^"\\]|\\.|"")*(?:"|\\?\Z))
     | (?P<word>[A-Za-z0-9_]+)
     | (?P<other>.)
     """,

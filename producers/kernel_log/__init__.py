@@ -1,7 +1,7 @@
-"""What the kernel log says about the hardware: XID, SXid, GPUs off the bus, links, PCIe.
+"""What the kernel log says about the hardware: XID, SXid, GPUs off the bus, links, PCIe, and the rest of the node.
 
-`decode` is pure (lines to events), `KernelLogSource` follows `/dev/kmsg` and log files for the agent, `events_of_file`
-reads a whole log for a replay.
+`decode` is pure (lines to events), `KernelLogSource` follows `/dev/kmsg`, the journal and log files for the agent and
+sums up storms, `events_of_file` reads a whole log for a replay.
 """
 
 from __future__ import annotations

@@ -9,8 +9,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from producers.kernel_log.events import GpuMap, KernelEvent, normal_pci
+from producers.kernel_log.host import HOST_NEEDLES, HOST_TEXTS, variant_of
 from producers.kernel_log.lines import Line, is_journal_bytes, unwrap
-from producers.kernel_log.texts import ADAPTER_DRIVERS, NEEDLES, NVRM_NEEDLES, TEXTS, VIRTUAL_INTERFACE, Text
+from producers.kernel_log.texts import (
+    ADAPTER_DRIVERS,
+    GPU_DRIVERS,
+    NEEDLES,
+    NVRM_NEEDLES,
+    NVRM_TEXTS,
+    TEXTS,
+    VIRTUAL_INTERFACE,
+    Text,
+)
 from producers.kernel_log.xid import Coded, find_coded
 
 RAW_CHARS, CUT_CHARS = 8192, 2048
@@ -22,14 +32,18 @@ _PATIENCE_LINES = 8
 """The driver prints its three lines in one go; other processors' lines may come between."""
 _SWITCH_MEMORY = 256
 _NOTHING: tuple[KernelEvent, ...] = ()
+_NEEDLES = (*NEEDLES, *HOST_NEEDLES)
+_TEXTS = (*TEXTS, *HOST_TEXTS)
+_PORT_KINDS = frozenset({"cable", "adapter_health"})
+"""Kinds about a port whose lines name its adapter by address only."""
 
 
 def _is_ours(raw: str) -> bool:
     """Whether a line may hold an event; a loop over substrings, because it is all that most lines ever meet."""
-    for needle in NVRM_NEEDLES if "NVRM" in raw else NEEDLES:
+    for needle in NVRM_NEEDLES if "NVRM" in raw else _NEEDLES:
         if needle in raw:
             return True
-    return is_journal_bytes(raw)
+    return raw.startswith("{") and is_journal_bytes(raw)
 
 
 class _Head:
@@ -55,6 +69,8 @@ class Decoder:
         self._head: _Head | None = None
         self._mapped: tuple[int, str | None] = (-1, None)
         """Line and address of the last "GPU at PCI:…": the next line may name its serial."""
+        self._work_request: tuple[int, str] = (-_PATIENCE_LINES, "")
+        """Line and adapter of the last failed work request."""
         self._switch: dict[tuple[str | None, int | None], Coded] = {}
         """What the first line of an SXid said, for the lines with its data that follow."""
 
@@ -74,7 +90,7 @@ class Decoder:
             return
         if self._head is not None or _TAIL in message or "The NVIDIA GPU" in message:
             yield from self._fallen(number, raw, line, message)
-        for text in TEXTS:
+        for text in NVRM_TEXTS if "NVRM" in message else _TEXTS:
             if text.needle in message and (match := text.pattern.search(message)):
                 yield from self._text(number, raw, line, text, match)
                 return
@@ -127,21 +143,31 @@ class Decoder:
     def _text(self, number: int, raw: str, line: Line, text: Text, match: re.Match[str]) -> Iterator[KernelEvent]:
         details = {name: value for name, value in match.groupdict().items() if value}
         pci = normal_pci(details.pop("pci", ""))
-        if text.kind == "link_flap" and VIRTUAL_INTERFACE.match(details["interface"]):
+        kind = text.kind
+        if kind in {"link_flap", "link_up"} and VIRTUAL_INTERFACE.match(details["interface"]):
             return
-        if text.kind in {"gpu_map", "gpu_serial"}:
-            if text.kind == "gpu_serial" and pci is None and self._mapped[0] in {number - 1, number}:
+        if kind == "cqe_error" and self._is_dump_of_last(number, details):
+            return
+        if kind in {"gpu_map", "gpu_serial"}:
+            if kind == "gpu_serial" and pci is None and self._mapped[0] in {number - 1, number}:
                 pci = self._mapped[1]
-            if text.kind == "gpu_map":
+            if kind == "gpu_map":
                 self._mapped = (number, pci)
             self.gpus.learn(pci, uuid=details.get("uuid"), serial=details.get("serial"))
-        if text.kind == "pcie_limited" and (
-            details.get("driver") in ADAPTER_DRIVERS or self.gpus.gpu_at(pci) is not None
-        ):
+        if kind == "pcie_limited" and (details.get("driver") in ADAPTER_DRIVERS or self.gpus.gpu_at(pci) is not None):
             details["variant"] = "adapter"
-        if "severity" in details:
-            details["variant"] = details.pop("severity").lower().replace("-", "")
-        yield self._event(number, raw, line, text.kind, match.start(), pci, details)
+        if kind == "pcie_aer" and details.get("driver", "nvidia") not in GPU_DRIVERS and not self.gpus.gpu_at(pci):
+            kind = "pcie_aer_host"
+        if kind in _PORT_KINDS and pci is not None:
+            details["interface"] = pci
+        if variant := variant_of(kind, details):
+            details["variant"] = variant
+        yield self._event(number, raw, line, kind, match.start(), pci, details)
+
+    def _is_dump_of_last(self, number: int, details: dict[str, str]) -> bool:
+        """A driver that says what went wrong with a work request dumps it too: one error in two lines."""
+        last, self._work_request = self._work_request, (number, details["interface"])
+        return "status" not in details and last[1] == details["interface"] and number - last[0] <= _PATIENCE_LINES
 
     def _event(
         self,

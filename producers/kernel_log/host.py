@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from producers.kernel_log.texts import ADDRESS, Text, text
 
+_GIVEN_UP = (
+    r"(?:Removing after probe failure|Disabling device after reset failure)(?: status)?: -?[0-9]{1,4}"
+    r"|Device not ready; aborting \w{1,20}\b|failed to mark controller \w{1,12}\b"
+)
 _PROCESS = r"(?P<process>[^\[\]]{1,40}?)"
 
 HOST_TEXTS: tuple[Text, ...] = (
@@ -38,26 +42,22 @@ HOST_TEXTS: tuple[Text, ...] = (
     ),
     text(
         "cpu_throttled",
-        "temperature above threshold",
-        r"CPU(?P<cpu>[0-9]{1,6}): (?P<what>Core|Package) temperature (?:is )?above threshold, cpu clock(?: is)? throttled",
+        "above threshold",
+        r"CPU(?P<cpu>[0-9]{1,6}): (?P<what>Core|Package) temperature (?:is )?above threshold, "
+        r"cpu clock(?: is)? throttled",
     ),
     text(
         "nvme_timeout",
         "timeout, ",
-        r"nvme (?P<device>nvme[0-9]{1,5}): I/O (?:tag )?[0-9]{1,6}(?: \([0-9a-f]{1,8}\))?.{0,40}? QID (?P<queue>[0-9]{1,6})"
-        r" timeout, (?P<done>aborting|reset controller|disable controller|completion polled)",
+        r"nvme (?P<device>nvme[0-9]{1,5}): I/O (?:tag )?[0-9]{1,6}(?: \([0-9a-f]{1,8}\))?.{0,40}? "
+        r"QID (?P<queue>[0-9]{1,6}) timeout, (?P<done>aborting|reset controller|disable controller|completion polled)",
     ),
     text(
         "nvme_reset",
         "controller is down; will reset",
         r"nvme (?P<device>nvme[0-9]{1,5}): controller is down; will reset(?:: CSTS=(?P<status>0x[0-9a-f]{1,8}))?",
     ),
-    text(
-        "nvme_lost",
-        "nvme",
-        r"nvme (?P<device>nvme[0-9]{1,5}): (?P<reason>(?:Removing after probe failure|Disabling device after reset failure)"
-        r"(?: status)?: -?[0-9]{1,4}|Device not ready; aborting \w{1,20}\b|failed to mark controller \w{1,12}\b)",
-    ),
+    text("nvme_lost", "nvme", rf"nvme (?P<device>nvme[0-9]{{1,5}}): (?P<reason>{_GIVEN_UP})"),
     text(
         "disk_error",
         "rror, dev ",
@@ -79,15 +79,16 @@ HOST_TEXTS: tuple[Text, ...] = (
     text(
         "soft_lockup",
         "soft lockup",
-        rf"BUG: soft lockup - CPU#(?P<cpu>[0-9]{{1,6}}) stuck for (?P<seconds>[0-9]{{1,6}})s!(?: \[{_PROCESS}:(?P<pid>[0-9]+)\])?",
+        rf"BUG: soft lockup - CPU#(?P<cpu>[0-9]{{1,6}}) stuck for (?P<seconds>[0-9]{{1,6}})s!"
+        rf"(?: \[{_PROCESS}:(?P<pid>[0-9]+)\])?",
     ),
     text("hard_lockup", "hard LOCKUP", r"hard LOCKUP on cpu (?P<cpu>[0-9]{1,6})"),
-    text("rcu_stall", "detected stall", r"INFO: (?P<what>rcu_\w{1,20}) detected stalls? on CPUs"),
-    text("rcu_stall", "self-detected stall", r"INFO: (?P<what>rcu_\w{1,20}) self-detected stall on CPU"),
+    text("rcu_stall", "etected stall", r"INFO: (?P<what>rcu_\w{1,20}) (?:self-detected stall|detected stalls?) on CPU"),
     text(
         "hung_task",
         "blocked for more than",
-        r"INFO: task (?P<process>[^\n]{1,40}?):(?P<pid>[0-9]{1,10}) blocked for more than (?P<seconds>[0-9]{1,9}) seconds",
+        r"INFO: task (?P<process>[^\n]{1,40}?):(?P<pid>[0-9]{1,10}) blocked for more than "
+        r"(?P<seconds>[0-9]{1,9}) seconds",
     ),
     text("kernel_panic", "Kernel panic - not syncing", r"Kernel panic - not syncing: (?P<reason>.{1,120})"),
     text(
@@ -116,16 +117,16 @@ HOST_TEXTS: tuple[Text, ...] = (
     ),
 )
 HOST_NEEDLES: tuple[str, ...] = (
-    "ardware Error]", "EDAC ", "Memory failure: ", "temperature above", "nvme", "rror, dev ", "ut of memory: Kill",
-    "lockup", "hard LOCKUP", "etected stall", "blocked for more than", "Kernel panic", "BUG: ", "BUG at",
-    "general protection", "DPC: ", "pciehp: ",
+    "ardware Error]", "EDAC ", "Memory failure: ", "above threshold", "nvme", "rror, dev ", "ut of memory: Kill",
+    "BUG: ", "BUG at", "hard LOCKUP", "etected stall", "blocked for more than", "Kernel panic", "general protection",
+    "pcieport",
 )  # fmt: skip
 """One of these is in each of these lines."""
 
 _UNCORRECTED, _CORRUPT = 1 << 61, 1 << 57
 _WORDS = {
     "ce": "corrected", "ue": "uncorrected", "deferred": "uncorrected", "recoverable": "uncorrected",
-    "system fatal": "fatal", "recovered": "uncorrected", "delayed": "uncorrected", "ignored": "uncorrected",
+    "system fatal": "fatal", "recovered": "contained", "delayed": "contained", "ignored": "uncorrected",
     "failed": "uncorrected", "memory cgroup": "cgroup", "recovery failed": "lost",
 }  # fmt: skip
 

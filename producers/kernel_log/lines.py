@@ -137,9 +137,10 @@ def _dashed(boot_id: str | None) -> str | None:
 
 def _event_ms(head: str, now_ms: int | None, boot_ms: int | None) -> int | None:
     try:
-        if found := _ISO.search(head):
-            return _ms(_iso(found))
-        if found := _CTIME.search(head):
+        found = _CTIME.match(head) if head.startswith("[") else None  # `dmesg -T`, without the longer search
+        if found is None and (iso := _ISO.search(head)):
+            return _ms(_iso(iso))
+        if found or (found := _CTIME.search(head)):
             month, day, hour, minute, second, year = found.groups()
             return _ms(datetime(int(year), _month(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC))
         if found := _SYSLOG.match(head):

@@ -1,4 +1,6 @@
-"""The kernel log as a source of the agent: `/dev/kmsg` and log files, each line once over restarts and rotations."""
+"""The kernel log as a source of the agent: `/dev/kmsg`, the journal and log files, each line once over restarts and
+rotations.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from producers.kernel_log.decode import Decoder
 from producers.kernel_log.events import GpuMap, KernelEvent
 from producers.kernel_log.follow import FileFollower, Start
 from producers.kernel_log.generation import FilePosition, KernelLogError, SourceLine
+from producers.kernel_log.journal import COMMAND, JOURNAL, JournalReader
 from producers.kernel_log.kmsg import KmsgReader
 from producers.kernel_log.record import SOURCE, hardware_event
 from producers.kernel_log.storm import Burst, Storms
@@ -29,6 +32,11 @@ log = structlog.get_logger()
 _READ_BYTES = 1 << 20
 """One read takes at most so much of one input: a storm of so many lines is decoded in a third of a second, and a source
 that takes more than a second is reported as hanging."""
+
+
+_PATIENCE = 40
+"""So many reads wait for `journalctl` to find a batch again; then what there is has to do."""
+Reader = FileFollower | KmsgReader | JournalReader
 
 
 class KmsgPosition(msgspec.Struct, frozen=True):
@@ -57,6 +65,7 @@ class Cursors(msgspec.Struct, frozen=True):
 
     kmsg: dict[str, KmsgPosition] = {}
     files: dict[str, FilePosition] = {}
+    journals: dict[str, str] = {}
     storms: dict[str, tuple[Burst, ...]] = {}
     """Lines that were read and wait for their summary are in here, so that none depends on being read again."""
     batches: dict[str, Batch] = {}
@@ -69,11 +78,12 @@ class _Input:
     def __init__(self, path: Path, gpus: GpuMap, saved: Cursors) -> None:
         self.path = path
         self.decoder = Decoder(gpus=gpus)
-        self.reader: FileFollower | KmsgReader | None = None
+        self.reader: Reader | None = None
         self.number = 0
         self.storms = Storms(saved.storms.get(str(path), ()))
         self.again = saved.batches.get(str(path))
         """The batch that has to be read once more before anything else."""
+        self.patience = _PATIENCE
         self.batch: Batch | None = None
         """What the read under way takes."""
 
@@ -101,6 +111,7 @@ class KernelLogSource:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         uptime_s: Callable[[], float] = time.monotonic,
         read_kmsg: Callable[[int, int], bytes] = os.read,
+        journalctl: Sequence[str] = COMMAND,
     ) -> None:
         self._origin = origin
         self._catalog = catalog
@@ -109,6 +120,7 @@ class KernelLogSource:
         self._clock_ms = clock_ms
         self._uptime_s = uptime_s
         self._read_kmsg = read_kmsg
+        self._journalctl = journalctl
         gpus = GpuMap() if gpus is None else gpus
         self._committed = self._load()
         """How far everything was handed over."""
@@ -181,6 +193,10 @@ class KernelLogSource:
             each.reader = self._reader(each)
         each.decoder.now_ms = now_ms
         again = each.again
+        if again is not None and isinstance(each.reader, JournalReader) and each.patience > 0:
+            each.patience -= 1
+            if not each.reader.has(again.lines):
+                return []
         lines, observed_ms = self._lines(each, each.reader)
         if isinstance(each.reader, KmsgReader):
             # The kernel stamps its records with the monotonic clock; in files such stamps may be of an earlier boot.
@@ -201,7 +217,7 @@ class KernelLogSource:
         each.again, each.batch = None, Batch(observed_ms, len(lines), sequence, each.decoder.boot_ms)
         return events
 
-    def _lines(self, each: _Input, reader: FileFollower | KmsgReader) -> tuple[list[SourceLine], int]:
+    def _lines(self, each: _Input, reader: Reader) -> tuple[list[SourceLine], int]:
         """What this read takes, and when; after a kill just what the read took that may not have been handed over."""
         again = each.again
         if again is None:
@@ -227,8 +243,10 @@ class KernelLogSource:
         The kernel's numbers begin anew with each boot, so there the boot counts; a file is told from the others by its
         first line, and a line in it by its place and text.
         """
-        is_kmsg = isinstance(each.reader, KmsgReader)
-        where = f"{self._origin.boot_id}:{line.cursor}" if is_kmsg else f"{line.cursor}:{line.text}"
+        if isinstance(each.reader, KmsgReader):
+            where = f"{self._origin.boot_id}:{line.cursor}"
+        else:
+            where = line.cursor if isinstance(each.reader, JournalReader) else f"{line.cursor}:{line.text}"
         return hardware_event(
             event,
             event_id=stable_id(self._origin.node, SOURCE, where, ordinal, event.kind),
@@ -237,8 +255,12 @@ class KernelLogSource:
             observed_ms=observed_ms,
         )
 
-    def _reader(self, each: _Input) -> FileFollower | KmsgReader:
+    def _reader(self, each: _Input) -> Reader:
         path = each.path
+        if path == JOURNAL:
+            cursor = self._committed.journals.get(str(path))
+            beginning = self._start == "beginning"
+            return JournalReader(cursor, from_beginning=beginning, command=self._journalctl)
         if not stat.S_ISCHR(path.stat().st_mode):
             return FileFollower(path, self._committed.files.get(str(path)), self._start)
         saved = self._committed.kmsg.get(str(path))
@@ -251,6 +273,7 @@ class KernelLogSource:
 
     def _cursors(self) -> Cursors:
         kmsg, files = dict(self._committed.kmsg), dict(self._committed.files)
+        journals = dict(self._committed.journals)
         storms, batches = dict(self._committed.storms), {}
         for each in self._inputs:
             reader, name = each.reader, str(each.path)
@@ -258,10 +281,12 @@ class KernelLogSource:
                 kmsg[name] = KmsgPosition(self._origin.boot_id, reader.sequence)
             elif isinstance(reader, FileFollower) and (position := reader.position()):
                 files[name] = position
+            elif isinstance(reader, JournalReader) and reader.cursor:
+                journals[name] = reader.cursor
             storms[name] = each.storms.snapshot()
             if each.again is not None:
                 batches[name] = each.again
-        return Cursors(kmsg, files, storms, batches)
+        return Cursors(kmsg, files, journals, storms, batches)
 
     def _load(self) -> Cursors:
         """The cursors of the run before. A damaged file is as good as none, but then nothing may be skipped."""

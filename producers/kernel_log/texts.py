@@ -24,6 +24,7 @@ def text(kind: str, needle: str, pattern: str) -> Text:
 
 
 ADDRESS = r"(?P<pci>(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}(?:\.[0-9a-fA-F])?)"
+_UNCORRECTED = r"Uncorrect(?:ed|able) \((?P<severity>Non-?Fatal|Fatal)\)"
 
 NVRM_TEXTS: tuple[Text, ...] = (
     text("gpu_map", "GPU at PCI:", rf"GPU at PCI:{ADDRESS}: (?P<uuid>GPU-[0-9a-fA-F-]{{8,40}})"),
@@ -80,13 +81,14 @@ TEXTS: tuple[Text, ...] = (
     text(
         "cqe_error",
         "WC error: ",
-        r"\b(?P<interface>mlx5_[0-9]{1,4}):.{0,80}WC error: (?P<status>[0-9]{1,4}), [Mm]essage: (?P<reason>[^\n]{1,80})",
+        r"\b(?P<interface>mlx5_[0-9]{1,4}):.{0,80}WC error: (?P<status>[0-9]{1,4}), "
+        r"[Mm]essage: (?P<reason>[^\n]{1,80})",
     ),
     text("cqe_error", "dump error cqe", r"\b(?P<interface>mlx5_[0-9]{1,4}):.{0,60}dump error cqe"),
     text(
         "cqe_error",
         "rror cqe on cqn",
-        rf"mlx5_core {ADDRESS} (?P<interface>[\w.@-]{{1,30}}): Error cqe on cqn (?P<queue>0x[0-9a-f]+),.{{0,80}}"
+        rf"mlx5_core {ADDRESS} (?P<interface>[\w.@-]{{1,30}}): Error cqe on cqn (?P<queue>0x[0-9a-f]+),.{{0,80}}?"
         r" syndrome +(?P<status>0x[0-9a-f]{1,4})",
     ),
     text(
@@ -111,28 +113,28 @@ TEXTS: tuple[Text, ...] = (
     text(
         "pcie_aer",
         "PCIe Bus Error",
-        rf"(?:(?P<driver>[A-Za-z][\w-]{{0,31}}) )?{ADDRESS}: (?:AER: )?PCIe Bus Error: severity=(?:(?:Corrected|Correctable)|Uncorrect(?:ed|able) "
-        r"\((?P<severity>Non-?Fatal|Fatal)\)), type=(?P<layer>[^,]{1,40})",
+        rf"(?:(?P<driver>[A-Za-z][\w-]{{0,31}}) )?{ADDRESS}: (?:AER: )?PCIe Bus Error: "
+        rf"severity=(?:Corrected|Correctable|{_UNCORRECTED}), type=(?P<layer>[^,]{{1,40}})",
     ),
     # of the root port's own lines only those that no "PCIe Bus Error" may follow: the device can be gone
     text(
         "pcie_aer",
         "AER: ",
-        r"AER: (?:Multiple )?Uncorrect(?:ed|able) \((?P<severity>Non-Fatal|Fatal)\) error "
-        rf"(?:message )?received(?: from|:) {ADDRESS}",
+        rf"AER: (?:Multiple )?{_UNCORRECTED} error (?:message )?received(?: from|:) {ADDRESS}",
     ),
 )
-ADAPTER_NEEDLES: tuple[str, ...] = (
-    "Xid", "XID", "Lost carrier", "ink is Down", "ink down", "ink is down", "Link Down", "PCIe", "AER: ", "mlx5_",
-    "ink is Up", "ink is up", "ink up",
+NEEDLES: tuple[str, ...] = (
+    "Xid", "XID", "Lost carrier", "ink is ", "ink down", "ink up", "Link Down", "PCIe", "AER: ", "mlx5_",
 )  # fmt: skip
-"""One of these is in each of these lines, or it is an XID."""
-NVRM_ADAPTER_NEEDLES: tuple[str, ...] = (
+"""One of these is in each of those lines, or it is an XID."""
+NVRM_NEEDLES: tuple[str, ...] = (
     "Xid", "XID", "The NVIDIA GPU", "fallen off the bus", "GPU at PCI:", "erial", "Rate limiting", "RmInitAdapter",
     "knvlink", "\\x0a", "#012",
 )  # fmt: skip
 """One of these is in every line of the GPU driver that tells something: a GSP dump alone is 40 lines that do not."""
 VIRTUAL_INTERFACE = re.compile(r"veth|docker|br-|virbr|cali|cni|flannel|lxc|tap|tun|dummy|vmnet|lo$|ovs|genev|vxlan")
 """Software interfaces come and go with containers; their carrier is no hardware's."""
+GPU_DRIVERS = frozenset({"nvidia", "vfio-pci"})
+"""Drivers whose devices are GPUs, as far as we are concerned."""
 ADAPTER_DRIVERS = frozenset({"nvidia", "mlx5_core", "bnxt_en", "ice", "i40e"})
 """Drivers whose device was named in the line; the bus scan (`pci …`) says it of every bridge and disk."""

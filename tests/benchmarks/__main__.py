@@ -53,7 +53,12 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks; all without a name")
     parser.add_argument("--scale", type=float, default=1.0, help="0.1 for a quick look that says less (%(default)s)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to FILE")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="also write the table to FILE, between its <!-- table --> marks where it has them",
+    )
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
@@ -74,7 +79,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     if given.markdown:
-        given.markdown.write_text(table.markdown(rows, f"Taken on {about}."))
+        table.write_markdown(given.markdown, table.markdown(rows, f"Taken on {about}."))
     return int(any(row.verdict == "failed" for row in rows))
 
 

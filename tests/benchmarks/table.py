@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TextIO
 
 from rich.markup import escape
@@ -14,6 +15,7 @@ Verdict = Literal["met", "missed", "failed", "skipped", ""]
 
 COLUMNS = ("what", "measured", "beside", "aim", "verdict")
 _PLAIN_WIDTHS = (58, 24, 44, 12, 7)
+_BEGIN, _END = "<!-- table -->", "<!-- /table -->"
 _NOTHING = "\N{EN DASH}"
 _COLOURS = {"met": "green", "missed": "yellow", "failed": "red", "skipped": "dim"}
 
@@ -95,6 +97,13 @@ def markdown(rows: Sequence[Row], caption: str) -> str:
         cells = (cell.replace("|", "\\|") for cell in row.cells())
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def write_markdown(path: Path, text: str) -> None:
+    """Into the place that `path` keeps for it, else as the whole file."""
+    before, begin, rest = path.read_text().partition(_BEGIN) if path.exists() else ("", "", "")
+    _, end, after = rest.partition(_END)
+    path.write_text(f"{before}{begin}\n{text}{end}{after}" if end else text)
 
 
 def _three(number: float) -> str:

@@ -314,6 +314,20 @@ def test_formats_with_head_or_foot_stay_one_document(server: Running, output: st
         assert reply.body.count(b"n") >= 1
 
 
+def test_a_large_answer_that_is_held_comes_whole(server: Running) -> None:
+    reply = ask(server, "SELECT number FROM numbers(5000000) FORMAT CSV", wait_end_of_query="1")
+    assert reply.headers["Content-Length"] == str(len(reply.body))
+    assert len(reply.body) > 16 * 2**20  # more than is held in memory
+    assert reply.body.endswith(b"\n4999999\n")
+    assert json.loads(reply.headers["X-ClickHouse-Summary"])["result_rows"] == "5000000"
+
+
+def test_a_held_answer_that_fails_late_is_only_an_error(server: Running) -> None:
+    reply = ask(server, "SELECT throwIf(number = 4000000) FROM numbers(5000000) FORMAT CSV", wait_end_of_query="1")
+    assert reply.headers["X-ClickHouse-Exception-Code"] == "395"
+    assert reply.body.startswith(b"Code: 395")
+
+
 def test_a_setting_that_does_not_exist_is_told(server: Running) -> None:
     reply = ask(server, "SELECT 1", no_such_setting="1")
     assert reply.headers["X-ClickHouse-Exception-Code"] == "115"

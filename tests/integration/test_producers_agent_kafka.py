@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -194,7 +195,9 @@ def test_a_kernel_line_is_not_lost_when_the_agent_is_killed_while_the_broker_is_
             if turn < 2:
                 for number in numbers[turn * 10 : turn * 10 + 10]:
                     with kernel_log.open("a") as file:
-                        file.write(XID.replace("1234", str(5000 + number)))
+                        # each on a GPU of its own: repeats of one would come as a counted summary
+                        line = re.sub(r"PCI:0000:\w\w", f"PCI:0000:{16 + number:02x}", XID)
+                        file.write(line.replace("1234", str(5000 + number)))
                     time.sleep(0.03)
             else:
                 reader.until(lambda: len({event.raw for event in reader.events("xid")}) == len(numbers))

@@ -106,48 +106,87 @@ def counts(faults: list[Fault]) -> Counter[tuple[str, int]]:
     return Counter({(one.gpu or "", one.code or 0): one.count for one in newest(faults).values() if one.code})
 
 
-def test_kills_and_rebalances_lose_nothing_and_double_nothing(fresh_kafka: EmbeddedKafka, tmp_path: Path) -> None:
+class Storm:
+    """Two workers over a log that is being written, and what happens to them."""
+
+    def __init__(self, kafka: Kafka, folder: Path) -> None:
+        self.kafka, self.folder = kafka, folder
+        self.started = itertools.count()
+        self.workers = [self.start(), self.start()]
+
+    def start(self) -> WorkerProcess:
+        return WorkerProcess(self.kafka.bootstrap, self.folder / f"worker-{next(self.started)}", SETTINGS)
+
+    def progress(self) -> int:
+        return sum(max(0, offset) for offset in self.kafka.committed(SETTINGS.app_id, SAMPLES).values())
+
+    def settle(self) -> None:
+        """All workers are up, and the log is worked on."""
+        wait_until(lambda: all(worker.is_up for worker in self.workers), "all workers are up")
+        so_far = self.progress()
+        wait_until(lambda: self.progress() > so_far + 200, "they get on")
+
+    def shared_by_two(self) -> list[set[tuple[str, int]]]:
+        shares = self.kafka.shares(SETTINGS.app_id)
+        return shares if len(shares) == 2 else []
+
+    def rage(self) -> None:
+        for _ in range(KILLS):
+            self.settle()
+            # evidence of both topics folds into one book, so one worker must have both
+            for share in wait_until(self.shared_by_two, "both have a share"):
+                assert {at for topic, at in share if topic == EVENTS} == {
+                    at for topic, at in share if topic == ANOMALIES
+                }
+            self.workers.pop(0).kill()
+            self.workers.append(self.start())
+        self.settle()
+        self.workers.append(self.start())
+        self.settle()
+        guest = self.workers.pop()
+        assert guest.stop() == 0, guest.said()
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+
+def test_kills_and_rebalances_lose_nothing_and_double_nothing(  # noqa: C901 - one story, told in order
+    fresh_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
     provision({"bootstrap.servers": fresh_kafka.bootstrap}, wanted())
     kafka = Kafka(fresh_kafka.bootstrap)
-    feed = Feed(kafka)
-    names = itertools.count()
-
-    def start() -> WorkerProcess:
-        return WorkerProcess(fresh_kafka.bootstrap, tmp_path / f"worker-{next(names)}", SETTINGS)
-
-    def progress() -> int:
-        return sum(max(0, offset) for offset in kafka.committed(SETTINGS.app_id, SAMPLES).values())
-
-    workers = [start(), start()]
+    feed, storm = Feed(kafka), Storm(kafka, tmp_path)
     try:
         feed.start()
-        for kill in range(KILLS + 1):
-            wait_until(lambda: all(worker.is_up for worker in workers), "both workers are up")
-            so_far = progress()
-            wait_until(lambda so_far=so_far: progress() > so_far + 200, "they get on")
-            if kill < KILLS:
-                workers.pop(0).kill()
-                workers.append(start())
-        workers.append(start())
-        wait_until(lambda: workers[-1].is_up, "a third worker joins")
-        so_far = progress()
-        wait_until(lambda: progress() > so_far + 200, "they get on")
-        assert workers[-1].stop() == 0, workers[-1].said()
+        storm.rage()
         feed.enough.set()
         feed.join(120)
         assert feed.failed is None
         assert not feed.is_alive()
         wait_until(lambda: kafka.is_handled(SETTINGS.app_id, SAMPLES, EVENTS, ANOMALIES, FAULTS), "all is handled")
         wait_until(lambda: counts(kafka.records(FAULTS, Fault)) == feed.expected, "the last counts are written")
-        for worker in workers[:2]:
+        for worker in storm.workers:
             assert worker.runs, worker.said()
             assert worker.stop() == 0, worker.said()
     finally:
         feed.enough.set()
-        for worker in workers:
-            worker.kill()
+        storm.end()
+    hold_anomalies_against_the_log(kafka)
+    hold_faults_against_the_log(kafka, feed)
+    pages = Counter(one.incident_id for one in set_of(kafka.records(INCIDENTS, Incident)) if one.page)
+    assert set(pages.values()) == {1}, "one page for each incident"
+    letters = kafka.records(DEAD_LETTERS, DeadLetter)
+    assert {(one.reason, one.value) for one in letters} == {("not_avro", b"junk")}
 
-    # every anomaly, each raised and cleared under its own id, in this order
+
+def set_of(incidents: list[Incident]) -> list[Incident]:
+    """Each revision once: what a kill had written twice says the same."""
+    return list({(one.incident_id, one.revision): one for one in incidents}.values())
+
+
+def hold_anomalies_against_the_log(kafka: Kafka) -> None:
+    """Every anomaly that follows from the log was written, in its order; what was written twice has one id."""
     follows = what_the_log_holds(kafka)
     raised = sum(state == "raised" for one in follows.values() for _, state in one)
     assert raised >= len(RACKS), "the test has something to lose"
@@ -157,31 +196,22 @@ def test_kills_and_rebalances_lose_nothing_and_double_nothing(fresh_kafka: Embed
         anomaly = CODEC.decode(one.value(), Anomaly)
         written[one.partition()].append((anomaly.anomaly_id, anomaly.state))
     assert {tuple(dict.fromkeys(one)) for one in written.values()} == {tuple(one) for one in follows.values() if one}
+    thermal = [one for one in newest(kafka.records(FAULTS, Fault)).values() if one.fault_class == "thermal"]
+    assert Counter((one.state, one.count) for one in thermal) == {("cleared", 1): raised}
 
-    # every event in the right fault, and in no other
+
+def hold_faults_against_the_log(kafka: Kafka, feed: Feed) -> None:
+    """Every event is in the right fault and in no other, and every fault has one life."""
     faults = kafka.records(FAULTS, Fault)
     assert counts(faults) == feed.expected
     of_gpu = Counter((one.component, one.fault_class) for one in newest(faults).values() if one.code)
     assert set(of_gpu.values()) == {1}, "one fault for each component and class"
-
-    # every fault has one life, and a revision written twice says the same
     lives: dict[str, dict[int, Fault]] = defaultdict(dict)
     for fault in faults:
         known = lives[fault.fault_id].setdefault(fault.revision, fault)
-        assert (known.state, known.cleared_ms) == (fault.state, fault.cleared_ms)
+        assert (known.state, known.cleared_ms) == (fault.state, fault.cleared_ms), "a revision says one thing"
     for life in lives.values():
+        states = [one.state for _, one in sorted(life.items())]
         assert sorted(life) == list(range(1, len(life) + 1))
-        assert [one.state for _, one in sorted(life.items()) if one.state == "cleared"] in ([], ["cleared"])
-        assert life[1].state == "open"
-    thermal = [one for one in newest(faults).values() if one.fault_class == "thermal"]
-    assert len(thermal) == raised
-    assert {one.state for one in thermal} == {"cleared"}
-    assert {one.count for one in thermal} == {1}
-
-    # one page for each incident, and each fault in one of them
-    incidents = kafka.records(INCIDENTS, Incident)
-    pages = Counter((one.incident_id, one.revision) for one in incidents if one.page)
-    assert len({incident for incident, _ in pages}) == len(pages)
-    letters = kafka.records(DEAD_LETTERS, DeadLetter)
-    assert {one.reason for one in letters} == {"not_avro"}
-    assert {one.value for one in letters} == {b"junk"}
+        assert states[0] == "open"
+        assert "cleared" not in states[:-1]

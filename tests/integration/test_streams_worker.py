@@ -70,16 +70,16 @@ def test_records_come_out_of_what_goes_in_and_bad_ones_go_to_the_dead_letters(
         assert opened.component == "gpu:rack-1-n0/0000:91:00"
 
         provision({"bootstrap.servers": fresh_kafka.bootstrap}, wanted())
-        known = in_inventory("gpu:S1", rack="rack-1", node="rack-1-n0", pci="0000:91:00")
+        known = in_inventory("gpu:S1", rack="rack-3", node="rack-3-n0", pci="0000:91:00")
+        in_its_slot = replace(at_a_slot, node="rack-3-n0", rack="rack-3")
         kafka.send(INVENTORY, [("gpu:S1", known)])
 
         def explained() -> bool:
-            again = replace(at_a_slot, code=48, event_id=str(time.time()))
-            kafka.send(EVENTS, [("rack-1", again)])
+            kafka.send(EVENTS, [("rack-3", replace(in_its_slot, code=31, event_id=str(time.time())))])
             return "gpu:S1" in {one.component for one in kafka.records(FAULTS, Fault)}
 
         wait_until(explained, "the inventory is followed")
-
+        kafka.send(EVENTS, [("rack-3", replace(in_its_slot, code=48, event_id="of a GPU that is known"))])
         kafka.send(SAMPLES, heat(0, 10))
         junk = [b"junk", b"x" * 990_000, b"\xc3\x01" + b"12345678"]
         kafka.send(SAMPLES, [("rack-0", one) for one in junk])

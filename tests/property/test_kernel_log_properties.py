@@ -17,6 +17,8 @@ PIECES = st.sampled_from(
         "NVRM: ", "Xid ", "XID", "SXid ", "(PCI:0000:01:00", "): ", "79", "149, ", "154", ", pid=", "name=", "'", "0x",
         "Fatal", "Nonfatal", "Link ", "-1", "(0x00000007 0x1)", "RLW_REMAP ", "Contained: ", "LTC TAG (0x2,",
         "RST: Yes", "48, ", "63, ", "64, ", "94, ", "physAddr 0x_", "partition 3", "Row Remapper: ", "145, ",
+        "mlx5_0: ", "WC error: 4, Message: ", "dump error cqe", "mlx5_core 0000:5e:00.0: ", "Machine Check: 0 Bank 7: ",
+        "CPU 3: ", "8c00004000010092", "EDAC MC0: 1 CE ", " on ", "nvme nvme0: ", "QID 4 timeout, aborting", "pcie",
         "The NVIDIA GPU ", "0000:b3:00.0", "fallen off the bus", "GPU at PCI:",
         "GPU Board Serial Number: ", "knvlink", ": failed", "Lost carrier", "eth0: ", "AER: ",
         "PCIe Bus Error: severity=",

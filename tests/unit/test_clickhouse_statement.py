@@ -110,6 +110,18 @@ def test_only_a_select_can_be_handed_out_block_by_block(statement: bytes, expect
     assert selects(statement) is expected
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [b"SELECT '" + b"\\'" * 200_000, b"SELECT " + b"/*" * 200_000, b"SELECT `" + b"\\`" * 200_000, b"$a" * 200_000,
+     b"SELECT $a$" + b"$b$" * 100_000, b"SELECT '" + b"\\" * 200_001, b"INSERT INTO " + b'"' * 200_001],
+)  # fmt: skip
+@pytest.mark.timeout(20)
+def test_no_statement_takes_long_to_look_at(hostile: bytes) -> None:
+    format_of(hostile)
+    selects(hostile)
+    insert_of(hostile)
+
+
 def test_with_an_insert_in_the_url_the_body_is_data_untouched() -> None:
     text, insert, data = joined(b"INSERT INTO t FORMAT CSV", b"INSERT INTO x FORMAT TSV\n")
     assert insert is not None

@@ -284,9 +284,9 @@ def test_the_map_knows_the_newest_gpu_at_an_address() -> None:
     ("mlx5_core 0000:5c:00.0: mlx5_pcie_event:299:(pid 268269): Detected insufficient power on the PCIe slot (27W).",
      "pcie_power", "0000:5c:00", {"watts": "27"}),
     ("nvidia 0000:01:00.0: AER: PCIe Bus Error: severity=Corrected, type=Data Link Layer, (Transmitter ID)", "pcie_aer",
-     "0000:01:00", {"layer": "Data Link Layer"}),
+     "0000:01:00", {"driver": "nvidia", "layer": "Data Link Layer"}),
     ("nvidia 0000:01:00.0: PCIe Bus Error: severity=Uncorrected (Non-Fatal), type=Transaction Layer, (Requester ID)",
-     "pcie_aer", "0000:01:00", {"layer": "Transaction Layer", "variant": "nonfatal"}),
+     "pcie_aer", "0000:01:00", {"driver": "nvidia", "layer": "Transaction Layer", "variant": "nonfatal"}),
     ("pcieport 0000:00:01.0: AER: Uncorrected (Fatal) error received: 0000:01:00.0", "pcie_aer", "0000:01:00",
      {"variant": "fatal"}),
 ])  # fmt: skip
