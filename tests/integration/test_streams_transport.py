@@ -151,9 +151,7 @@ class Storm:
             worker.kill()
 
 
-def test_kills_and_rebalances_lose_nothing_and_double_nothing(  # noqa: C901 - one story, told in order
-    fresh_kafka: EmbeddedKafka, tmp_path: Path
-) -> None:
+def test_kills_and_rebalances_lose_nothing_and_double_nothing(fresh_kafka: EmbeddedKafka, tmp_path: Path) -> None:
     provision({"bootstrap.servers": fresh_kafka.bootstrap}, wanted())
     kafka = Kafka(fresh_kafka.bootstrap)
     feed, storm = Feed(kafka), Storm(kafka, tmp_path)
