@@ -332,7 +332,10 @@ def answers(bootstrap: str, *, timeout_seconds: float) -> bool:
 
 
 def _new_cluster_id() -> str:
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # one id in 64 begins with a dash, which Kafka's own tool takes for an option
+    while (found := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return found
 
 
 def java_runtime() -> str:
