@@ -36,9 +36,9 @@ def message(what: Record | bytes | None, offset: int = 0, at_ms: int | None = No
     """One message; it reached Kafka at `at_ms`, or just when the record says."""
     if not isinstance(what, Record):
         return Message(topic, 0, offset, START_MS if at_ms is None else at_ms, None, what)
-    says = getattr(what, "tick_ms", None) or getattr(what, "event_ms", None) or getattr(what, "last_ms", START_MS)
-    stamp = says if at_ms is None else at_ms
-    return Message(_TOPIC_OF[type(what)], 0, offset, stamp, None, CODEC.encode(what))
+    said = (getattr(what, name, None) for name in ("tick_ms", "event_ms", "last_ms"))
+    says = next((one for one in said if isinstance(one, int)), START_MS)
+    return Message(_TOPIC_OF[type(what)], 0, offset, says if at_ms is None else at_ms, None, CODEC.encode(what))
 
 
 def log(records: Iterable[Record | bytes | Message | None], first: int = 0) -> list[Message]:

@@ -18,7 +18,7 @@ from tests.streams_scenes import sample
 CODEC = SingleObjectCodec()
 SCHEMA = registry.current("GpuSample")
 
-readings = st.one_of(st.just([]), st.lists(st.floats(width=32), min_size=3, max_size=3))
+readings: st.SearchStrategy[list[float]] = st.one_of(st.just([]), st.lists(st.floats(width=32), min_size=3, max_size=3))
 samples = st.builds(
     lambda node, at_s, gpus, temperatures, powers, bits: sample(
         node, at_s, gpus, temperature_celsius=temperatures, power_watts=powers, throttle_reasons=bits

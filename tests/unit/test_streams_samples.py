@@ -23,7 +23,7 @@ GOOD = [sample(f"n{number}", number) for number in range(1, 6)]
 
 def metric(decoded: Decoded, name: str) -> list[float]:
     assert decoded.columns is not None
-    return decoded.columns.values[METRICS.index(name)].tolist()
+    return [float(value) for value in decoded.columns.values[METRICS.index(name)]]
 
 
 def ticks(decoded: Decoded) -> list[int]:
@@ -129,7 +129,9 @@ def test_a_bad_message_is_refused_with_the_reason_and_its_neighbours_are_process
 
 def test_several_bad_messages_are_refused_each_with_its_own_reason() -> None:
     bad = [message(value, at_ms=START_MS + 3000) for value, _ in BAD.values()]
-    mixed = [one for pair in zip(bad, GOOD * 4, strict=False) for one in pair]
+    mixed: list[Message | GpuSample] = []
+    for one, good in zip(bad, GOOD * 4, strict=False):
+        mixed += [one, good]
     decoded = DECODE(log(mixed))
     found = {refused.message.offset: refused.reason for refused in decoded.rejected}
     assert found == {2 * number: reason for number, (_, reason) in enumerate(BAD.values())}
@@ -177,7 +179,13 @@ OLD = earlier_version(without=("power_watts", "interval_ms"), types={"sequence":
 def test_an_older_writer_among_newer_ones_keeps_the_order_of_the_log() -> None:
     record = sample("old", 2, 2, power_watts=[7.0, 7.0], interval_ms=5000)
     old = message(written_with(OLD, msgspec.structs.replace(record, sequence=2)), at_ms=START_MS)
-    run = [sample("n1", 1, 1, power_watts=1.0), old, sample("n3", 3, 1, power_watts=3.0), old, sample("n5", 5, 1)]
+    run: list[GpuSample | Message] = [
+        sample("n1", 1, 1, power_watts=1.0),
+        old,
+        sample("n3", 3, 1, power_watts=3.0),
+        old,
+        sample("n5", 5, 1),
+    ]
     decoded = decoder_that_knows(OLD)(log(run))
     assert decoded.rejected == []
     assert ticks(decoded) == [1, 2, 3, 2, 5]

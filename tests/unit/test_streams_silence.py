@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -109,9 +110,9 @@ def test_a_gpu_that_is_no_longer_listed_is_found_too() -> None:
 
 
 def test_one_metric_that_can_be_read_is_enough_to_be_heard() -> None:
-    values = {"temperature_celsius": NAN, "power_watts": 300.0}
+    values: dict[str, Any] = {"temperature_celsius": NAN, "power_watts": 300.0}
     assert Watch().run([sample("n1", second, **values) for second in seconds(0, 60)]) == []
-    only_bits = {"temperature_celsius": NAN, "throttle_reasons": 0}
+    only_bits: dict[str, Any] = {"temperature_celsius": NAN, "throttle_reasons": 0}
     assert Watch().run([sample("n1", second, **only_bits) for second in seconds(0, 60)]) == []
 
 

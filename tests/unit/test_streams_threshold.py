@@ -45,12 +45,13 @@ class Bench:
 
     def run(self, *values: float | None, start: float = 0, step: float = 1, gpu: str = "gpu") -> list[Anomaly]:
         """One value each `step` seconds; None sends nothing."""
-        found = []
+        found: list[Anomaly] = []
         for number, value in enumerate(values):
             if value is None:
                 continue
             at_s = start + step * number
-            one = sample("n1", at_s, [gpu], interval_ms=round(step * 1000), **{self.metric: value})
+            reading: dict[str, Any] = {self.metric: value}
+            one = sample("n1", at_s, [gpu], interval_ms=round(step * 1000), **reading)
             columns = self.decode(log([one])).columns
             assert columns is not None
             for tick in self.window.add(columns):
@@ -157,7 +158,7 @@ def test_a_finding_says_what_was_found_where_and_what_to_do() -> None:
 
 def test_gpus_are_judged_each_by_itself() -> None:
     bench = Bench()
-    found = []
+    found: list[Anomaly] = []
     for second in range(8):
         one = sample("n1", second, ["a", "b", "c"], temperature_celsius=[90.0, 50.0, 90.0 if second > 1 else 50.0])
         columns = bench.decode(log([one])).columns
