@@ -54,8 +54,10 @@ class DeadLetters:
         return True
 
     def close(self) -> None:
-        """Let what is under way arrive, for a few seconds at most."""
+        """Let what is under way arrive, for a few seconds at most; the rest was not confirmed and comes again."""
         self._producer.flush(5)
+        self._producer.purge()
+        self._producer.close()
 
     def _again(self, letter: DeadLetter, receipt: _Receipt, stop: threading.Event) -> None:
         error, receipt.error = receipt.error, None

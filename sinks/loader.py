@@ -159,7 +159,7 @@ class _Loader:
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._said: set[str] = set()
         self._topic_ids: dict[str, str] = {}
-        self._admin = AdminClient(kafka)
+        self._kafka = kafka
         self._commits = Commits()
         self._consumer = Consumer(
             kafka
@@ -344,9 +344,10 @@ class _Loader:
         """The topic's id, which differs once it is deleted and made again; empty where the broker has none."""
         if topic not in self._topic_ids:
             wanted = TopicCollection([topic])
-            identity = self._ask(
-                lambda: self._admin.describe_topics(wanted, request_timeout=_ASK_SECONDS)[topic].result().topic_id
-            )
+            with AdminClient(self._kafka) as admin:
+                identity = self._ask(
+                    lambda: admin.describe_topics(wanted, request_timeout=_ASK_SECONDS)[topic].result().topic_id
+                )
             self._topic_ids[topic] = "" if identity is None else str(identity).rstrip("=")
         return self._topic_ids[topic]
 

@@ -150,6 +150,7 @@ class Pipeline:
             consumer.close()
 
     def close(self) -> None:
+        self._producer.close()
         self.client.command(f"DROP DATABASE IF EXISTS {self.name} SYNC")
         self.client.close()
 

@@ -127,14 +127,14 @@ def test_an_incident_pages_at_most_once_and_only_for_what_stands(
         if number in speak_after:
             said += correlator.advance(START_MS + 2000 * number)
     said += correlator.advance(START_MS + 100_000)
-    paged = [one.incident_id for one in said if one.page]
+    paged = [incident.incident_id for incident in said if incident.page]
     assert len(paged) == len(set(paged))
-    for one in said:
-        revisions = [other.revision for other in said if other.incident_id == one.incident_id]
+    for incident in said:
+        revisions = [other.revision for other in said if other.incident_id == incident.incident_id]
         assert revisions == list(range(1, len(revisions) + 1))
-    standing = {one.incident_id: one for one in said}
-    for one in standing.values():
-        worst = [f for f in faults if f.fault_id in {member.fault_id for member in one.members}]
-        pages = any(f.severity == "critical" and CATALOG.faults[f.fault_class].pages for f in worst)
-        if not one.reason.startswith("merged into"):
-            assert pages == (one.incident_id in paged or correlator._groups[one.incident_id].paged)
+    for incident in {incident.incident_id: incident for incident in said}.values():
+        held = {member.fault_id for member in incident.members}
+        bad = [one for one in faults if one.fault_id in held and one.severity == "critical"]
+        pages = any(CATALOG.faults[one.fault_class].pages for one in bad)
+        if not incident.reason.startswith("merged into"):
+            assert pages == (incident.incident_id in paged or correlator._groups[incident.incident_id].paged)
