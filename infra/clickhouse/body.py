@@ -75,7 +75,7 @@ async def _decompressed(request: web.Request) -> AsyncIterator[bytes]:
         lz4.end()
 
 
-def joined(head: bytes, first: bytes) -> tuple[bytes, Insert | None, bytes]:
+def joined(head: bytes, first: bytes) -> tuple[bytes, Insert | None, bytes | memoryview]:
     """The statement, whether it is an INSERT with data, and the data so far; `head` is from the URL, `first` the body.
 
     As on a ClickHouse server both together are the statement; where the URL holds an INSERT up to its FORMAT, the body
@@ -90,4 +90,4 @@ def joined(head: bytes, first: bytes) -> tuple[bytes, Insert | None, bytes]:
     else:
         text = first
     insert = insert_of(text)
-    return text, insert, text[insert.data_at :] if insert else b""
+    return text, insert, memoryview(text)[insert.data_at :] if insert else b""

@@ -9,13 +9,11 @@ engine are raised as `QueryError`.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import ModuleType
 from typing import Any, Self
 
 from infra.clickhouse.folder import Folder, StartError
-from infra.clickhouse.protocol import Counts, engine_error, query_error, quoted, set_statement
+from infra.clickhouse.protocol import Counts, engine_error, quoted, set_statement
 
 
 class Engine:
@@ -155,10 +153,6 @@ class Handle:
         with _raised():
             return Stream(self._connection, self._connection.send_query(statement, default_format, params=dict(params)))
 
-    def insert(self, head: bytes, data_format: str, folder: Path) -> "Inserter":
-        """Begin an INSERT whose data come in pieces, kept in `folder`; `head` ends before its FORMAT or VALUES."""
-        return Inserter(self, head, data_format, folder)
-
 
 class Stream:
     """The output of a running SELECT, block by block."""
@@ -186,36 +180,3 @@ class Stream:
             self._ended = True
             with _raised():
                 self._connection.streaming_cancel_query(self._stream)
-
-
-class Inserter:
-    """An INSERT that gathers its data and then runs.
-
-    The engine has an interface that takes the data of a running INSERT in pieces, but chDB 4.4 says there that rows are
-    written which a constraint, a materialized view or the disk has refused. Run over a file the same INSERT raises.
-    """
-
-    def __init__(self, handle: Handle, head: bytes, data_format: str, folder: Path) -> None:
-        self._handle, self._head, self._format = handle, head, data_format
-        self._file = NamedTemporaryFile(dir=folder, prefix="insert-")  # noqa: SIM115 - closed by finish or cancel
-
-    def append(self, piece: bytes) -> None:
-        """Take the next piece of the data."""
-        try:
-            self._file.write(piece)
-        except OSError as error:
-            raise query_error(243, "NOT_ENOUGH_SPACE", f"Cannot hold the data of the INSERT: {error}") from error
-
-    def finish(self) -> Counts:
-        """Run the INSERT; when this returns the rows are written."""
-        with self._file:
-            try:
-                self._file.flush()
-            except OSError as error:
-                raise query_error(243, "NOT_ENOUGH_SPACE", f"Cannot hold the data of the INSERT: {error}") from error
-            source = f" FROM INFILE {quoted(self._file.name)} COMPRESSION 'none' FORMAT {self._format}"
-            return self._handle.query(self._head + source.encode()).counts
-
-    def cancel(self) -> None:
-        """Give up; nothing was written."""
-        self._file.close()

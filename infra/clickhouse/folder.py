@@ -77,8 +77,8 @@ def held(data_dir: Path, *, memory_bytes: int, keep_free_bytes: int) -> Iterator
         try:
             for part in (folder.engine, folder.temporary, folder.config):
                 part.mkdir(mode=0o700, exist_ok=True)
-            for left in folder.temporary.glob("clickhouse-embedded-*"):  # of a start that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            for left in folder.temporary.iterdir():  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             _write_config(folder, memory_bytes, keep_free_bytes)
             _check_room(folder)
         except BaseException:

@@ -8,11 +8,11 @@ from typing import IO, Final
 from infra.clickhouse.access import Login
 from infra.clickhouse.analyst import ANALYST, Policy
 from infra.clickhouse.encoding import Compressor
-from infra.clickhouse.engine import Answer, Engine, Handle, Inserter, Stream
+from infra.clickhouse.engine import Answer, Engine, Handle, Stream
 from infra.clickhouse.folder import Folder
 from infra.clickhouse.protocol import Counts, Query, QueryError, query_error, quoted
 from infra.clickhouse.sessions import Session
-from infra.clickhouse.statement import Insert, inserts
+from infra.clickhouse.statement import inserts
 
 HELD_IN_MEMORY_BYTES: Final = 16 * 2**20  # of an answer; the rest waits in a file
 
@@ -41,6 +41,22 @@ class Whole:
     counts: Counts
 
 
+def check_room(folder: Folder, needed_bytes: int) -> None:
+    """Refuse to write where the disk is nearly full.
+
+    Raises:
+        QueryError: there is less room than this.
+    """
+    free_bytes = folder.free_bytes()
+    if free_bytes < needed_bytes:
+        raise query_error(
+            243,
+            "NOT_ENOUGH_SPACE",
+            f"The disk of {folder.engine} has {free_bytes // 2**20} MiB free, "
+            f"{needed_bytes // 2**20} MiB must stay free: free some space",
+        )
+
+
 @dataclass(slots=True)
 class Job:
     """A statement on its handle. All methods block; call `begin` first and `end` last."""
@@ -52,7 +68,6 @@ class Job:
     login: Login
     query: Query
     statement: bytes
-    insert: Insert | None
     session: Session | None
     comment: str
     reads_only: bool
@@ -93,17 +108,7 @@ class Job:
             )
 
         if inserts(self.statement):
-            self._check_room(self.limits.keep_free_bytes)
-
-    def _check_room(self, needed_bytes: int) -> None:
-        free_bytes = self.folder.free_bytes()
-        if free_bytes < needed_bytes:
-            raise query_error(
-                243,
-                "NOT_ENOUGH_SPACE",
-                f"The disk of {self.folder.engine} has {free_bytes // 2**20} MiB free, "
-                f"{needed_bytes // 2**20} MiB must stay free: free some space",
-            )
+            check_room(self.folder, self.limits.keep_free_bytes)
 
     def _settings(self) -> dict[str, str]:
         settings = {"log_comment": self.comment}
@@ -125,10 +130,11 @@ class Job:
         return self._handle
 
     def run(self) -> Answer:
-        """Run the statement to its end."""
+        """Run the statement to its end; when this returns, what it wrote is on the disk."""
         answer = self.handle.query(self.statement, self.query.default_format, self.query.params)
         if inserts(self.statement):
-            self._check_still_room()
+            # no promise if the disk became full meanwhile: a write may have failed unseen by the engine
+            check_room(self.folder, self.limits.keep_free_bytes // 16)
         return answer
 
     def whole(self, compressor: Compressor | None, *, by_block: bool) -> Whole:
@@ -156,7 +162,7 @@ class Job:
                 data = answer.body
                 size += len(data)
                 if size > HELD_IN_MEMORY_BYTES:
-                    self._check_room(self.limits.keep_free_bytes)
+                    check_room(self.folder, self.limits.keep_free_bytes)
                 if size > self.limits.held_bytes:
                     raise query_error(
                         396,
@@ -179,23 +185,6 @@ class Job:
     def stream(self) -> Stream:
         """Run a SELECT and hand its output out block by block."""
         return self.handle.stream(self.statement, self.query.default_format, self.query.params)
-
-    def inserter(self) -> Inserter:
-        """Begin the INSERT."""
-        if self.insert is None:
-            raise RuntimeError("the statement is not an INSERT with data")
-        self.handle.set({f"param_{name}": value for name, value in self.query.params.items()})
-        return self.handle.insert(self.insert.head, self.insert.format, self.folder.temporary)
-
-    def finish(self, inserter: Inserter) -> Counts:
-        """Commit the INSERT; when this returns its rows are on the disk."""
-        counts = inserter.finish()
-        self._check_still_room()
-        return counts
-
-    def _check_still_room(self) -> None:
-        """Make no promise if the disk became full meanwhile: a write may have failed unseen by the engine."""
-        self._check_room(self.limits.keep_free_bytes // 16)
 
     def end(self) -> None:
         """Give the handle back, or leave it to the session whose state it holds."""

@@ -103,6 +103,7 @@ def query_error(code: int, name: str, message: str) -> QueryError:
 
 
 _ENGINE_ERROR = re.compile(r"Code: (\d+)\. (?:DB|Coordination)::\w*Exception: ")
+_REPEATED = re.compile(r"Code: \d+\. DB::Exception: (?=Code: \d+\. DB::\w*Exception: )")  # an error within an error
 _ENGINE_NAME = re.compile(r"\(([A-Z][A-Z0-9_]{2,})\)")
 
 
@@ -113,7 +114,8 @@ def engine_error(text: str) -> QueryError:
     if found is None:
         return query_error(1001, "STD_EXCEPTION", text or "the engine failed without a message")
     names = _ENGINE_NAME.findall(text)
-    return QueryError(int(found[1]), names[-1] if names else "UNKNOWN", text[found.start() :])
+    told = _REPEATED.sub("", text[found.start() :])
+    return QueryError(int(found[1]), names[-1] if names else "UNKNOWN", told)
 
 
 _STATUS: Final[Mapping[int, int]] = {

@@ -29,11 +29,16 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """An INSERT that carries its data: the statement up to FORMAT or VALUES, the format's name, the data's offset."""
+    """An INSERT that carries its data: its parts, and where in the statement the data begin."""
 
-    head: bytes
+    head: bytes  # up to SETTINGS, FORMAT or VALUES
+    settings: bytes  # SETTINGS …, or nothing
     format: str
     data_at: int
+
+    def statement(self, source: bytes = b"") -> bytes:
+        """The INSERT without its data, or with them from a `source` (FROM INFILE …)."""
+        return b" ".join(part for part in (self.head, source, self.settings, b"FORMAT", self.format.encode()) if part)
 
 
 def _tokens(statement: bytes) -> Iterator[tuple[str, bytes, int]]:
@@ -44,46 +49,65 @@ def _tokens(statement: bytes) -> Iterator[tuple[str, bytes, int]]:
             yield "text" if kind == "tag" else kind, found.group(), found.end()
 
 
+def _outside_brackets(statement: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Tokens outside brackets: the word in capitals (or nothing), the token, its end. A pair of brackets is one."""
+    depth = 0
+    for kind, text, end in _tokens(statement):
+        if text in {b"(", b"[", b"{"}:
+            depth += 1
+        elif text in {b")", b"]", b"}"}:
+            depth -= 1
+            if depth == 0:
+                yield b"", b"()", end
+        elif depth == 0:
+            yield text.upper() if kind == "word" else b"", text, end
+
+
 def insert_of(statement: bytes) -> Insert | None:
     """The INSERT whose data follow in FORMAT or VALUES; None for everything else, also for INSERT … SELECT.
 
-    The engine takes statement and data apart, so the statement is cut: after the table's name (which may be any word),
+    Statement and data go to the engine apart, so the statement is cut: after the table's name (which may be any word),
     at the first FORMAT or VALUES outside brackets. What follows is read no further, it may be any bytes.
     """
-    tokens = _tokens(statement)
-    first = next(tokens, None)
-    if first is None or first[1].upper() != b"INSERT":
+    tokens = _outside_brackets(statement)
+    cut = _end_of_name(tokens)
+    if cut is None:
         return None
-    depth = 0
-    named = False  # the table's name has been read …
-    joined = False  # … but a dot was read last: the next word belongs to it
-    place = 1
-    cut = first[2]
-    for kind, text, end in tokens:
-        word = text.upper() if kind == "word" else b""
-        place += 1
-        if text in {b"(", b"[", b"{"}:
-            depth += 1
-            named = True
-        elif text in {b")", b"]", b"}"}:
-            depth -= 1
-        elif depth:
-            pass
-        elif text == b".":
-            joined = True
-        elif not named or joined:
-            joined = False
-            # INTO, and TABLE or FUNCTION, come before the name
-            named = not ((word == b"INTO" and place == 2) or (word in {b"TABLE", b"FUNCTION"} and place <= 3))
-        elif word == b"FORMAT":
-            what, name, name_end = next(tokens, ("", b"", 0))
-            return Insert(statement[:cut], name.decode(), _data_at(statement, name_end)) if what == "word" else None
-        elif word == b"VALUES":
-            return Insert(statement[:cut], "Values", end)
-        elif word in {b"SELECT", b"WITH", b"FROM"}:
+    head: bytes | None = None  # where SETTINGS have begun: what came before
+    joined = False  # by a dot: the next word belongs to the name
+    for word, token, end in tokens:
+        if joined:
+            word = b""  # noqa: PLW2901 - a name, whatever it says
+        joined = token == b"."
+        if word == b"FORMAT":
+            name, text, name_end = next(tokens, (b"", b"", 0))
+            return _insert(statement[:cut], head, text.decode(), _data_at(statement, name_end)) if name else None
+        if word == b"VALUES":
+            return _insert(statement[:cut], head, "Values", end)
+        if word in {b"SELECT", b"WITH", b"FROM"}:
             return None
+        if word == b"SETTINGS":
+            head = statement[:cut]
         cut = end
     return None
+
+
+def _end_of_name(tokens: Iterator[tuple[bytes, bytes, int]]) -> int | None:
+    """Where the first part of the table's name ends (or the table function's); None if this is no INSERT."""
+    if next(tokens, (b"", b"", 0))[0] != b"INSERT":
+        return None
+    expected = [b"INTO", b"TABLE", b"FUNCTION"]  # may come before the name, in this order
+    for word, _, end in tokens:
+        if word not in expected:
+            return end
+        del expected[: expected.index(word) + 1]
+    return None
+
+
+def _insert(before: bytes, head: bytes | None, data_format: str, data_at: int) -> Insert:
+    if head is None:
+        return Insert(before, b"", data_format, data_at)
+    return Insert(head, before[len(head) :].strip(), data_format, data_at)
 
 
 def _data_at(statement: bytes, end: int) -> int:

@@ -234,6 +234,38 @@ def test_a_refused_insert_leaves_nothing(client: Client, table: str) -> None:
     assert client.command(f"SELECT count() FROM {table}") == 0
 
 
+def test_an_insert_that_fails_behind_its_data_is_an_error_too(client: Client) -> None:
+    """The engine's own interface for data in pieces acknowledges these."""
+    for statement in (
+        "CREATE TABLE fleetpulse.bounded (a Int32, CONSTRAINT positive CHECK a > 0) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE fleetpulse.way_in (a Int32) ENGINE = Null",
+        "CREATE TABLE fleetpulse.behind (a Int32) ENGINE = MergeTree ORDER BY a",
+        "CREATE MATERIALIZED VIEW fleetpulse.view TO fleetpulse.behind AS "
+        "SELECT throwIf(a < 0) + a AS a FROM fleetpulse.way_in",
+    ):
+        client.command(statement)
+    for table, target, code in (("bounded", "bounded", 469), ("way_in", "behind", 395)):
+        with pytest.raises(DatabaseError) as error:
+            client.raw_insert(f"fleetpulse.{table}", insert_block=b"1\n-1\n", fmt="CSV")
+        assert error.value.code == code
+        with pytest.raises(DatabaseError) as error:
+            client.insert(f"fleetpulse.{table}", [[1], [-1]], column_names=["a"])
+        assert error.value.code == code
+        assert client.command(f"SELECT count() FROM fleetpulse.{target}") == 0
+
+
+def test_an_insert_takes_settings_parameters_and_functions(client: Client, table: str, server: Running) -> None:
+    statement = "INSERT INTO {t:Identifier} (gpu, tick) SETTINGS max_threads = 1 FORMAT CSV"
+    assert ask(server, "g,1\ng,2\n", query=statement, param_t="t", database="fleetpulse").status == 200
+    assert ask(server, f"INSERT INTO {table} (gpu, tick) VALUES ('it''s', 1 + 2), (upper('g'), 4)").status == 200
+    assert client.query(f"SELECT gpu, tick FROM {table} ORDER BY tick").result_rows == [
+        ("g", 1),
+        ("g", 2),
+        ("it's", 3),
+        ("G", 4),
+    ]
+
+
 def test_many_clients_ask_at_one_time(server: Running) -> None:
     found: list[int] = []
 

@@ -26,7 +26,7 @@ from infra.clickhouse.statement import format_of, insert_of, selects
         ),
         (
             b"INSERT INTO t SETTINGS a='FORMAT x', b=1 FORMAT JSONEachRow\n{}",
-            b"INSERT INTO t SETTINGS a='FORMAT x', b=1",
+            b"INSERT INTO t",
             "JSONEachRow",
             b"{}",
         ),
@@ -50,6 +50,15 @@ def test_an_insert_is_cut_where_its_data_begin(statement: bytes, head: bytes, da
     insert = insert_of(statement)
     assert insert is not None
     assert (insert.head.strip(), insert.format, statement[insert.data_at :]) == (head, data_format, data)
+
+
+def test_data_from_elsewhere_stand_before_the_settings() -> None:
+    insert = insert_of(b"INSERT INTO t (a) SETTINGS b = 1, c = 'x' FORMAT CSV\n1")
+    assert insert is not None
+    assert insert.statement() == b"INSERT INTO t (a) SETTINGS b = 1, c = 'x' FORMAT CSV"
+    assert insert.statement(b"FROM INFILE 'f'") == (
+        b"INSERT INTO t (a) FROM INFILE 'f' SETTINGS b = 1, c = 'x' FORMAT CSV"
+    )
 
 
 @pytest.mark.parametrize(
