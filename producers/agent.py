@@ -53,7 +53,13 @@ class Schedule:
     period_ms: int
     deadline_s: float
     commits: bool = False
-    """A read says that what the one before gave is safe, so it waits until it is: acknowledged, or on disk."""
+    """A read says that what the one before gave is safe, so it waits until it is: acknowledged, or on disk.
+    The first read says where the source begins, so it is ordered at once.
+    """
+    ordered: bool = False
+    """A read is under way, or what it gave has not been taken yet."""
+    gave: bool = False
+    """The last read gave records."""
     due_ms: int = 0
     """The tick at which it is read next."""
     overdue: bool = False
@@ -141,15 +147,18 @@ class Agent:
     def _order(self, schedule: Schedule, worker: Worker, now_ms: int) -> None:
         if schedule.due_ms - now_ms > schedule.period_ms:  # the wall clock was set back
             schedule.due_ms = 0
-        if now_ms < schedule.due_ms or (schedule.commits and self._hold(schedule)):
+        if now_ms < schedule.due_ms or (schedule.commits and (schedule.ordered or self._hold(schedule))):
             return
         tick_ms = now_ms - now_ms % schedule.period_ms
-        if schedule.due_ms and not worker.order(tick_ms):
-            metrics.SKIPPED_TICKS.labels(schedule.source.name).inc()
+        at_once = schedule.commits and not schedule.due_ms
+        if schedule.due_ms or at_once:
+            schedule.ordered = True
+            if not worker.order(tick_ms):
+                metrics.SKIPPED_TICKS.labels(schedule.source.name).inc()
         schedule.due_ms = tick_ms + schedule.period_ms
 
     def _hold(self, schedule: Schedule) -> bool:
-        if not self._publisher.unsafe(EVENTS):
+        if not (schedule.gave and self._publisher.unsafe(EVENTS)):
             schedule.held_since = None
             return False
         schedule.held_since = self._clock() if schedule.held_since is None else schedule.held_since
@@ -173,6 +182,7 @@ class Agent:
         metrics.READ_SECONDS.labels(reading.source).observe(reading.took_s)
         was_failing, was_overdue = schedule.failing, schedule.overdue
         schedule.failing, schedule.overdue = reading.error is not None, False
+        schedule.ordered, schedule.gave = False, bool(reading.records)
         if reading.error is not None:
             metrics.FAILED_READS.labels(reading.source).inc()
             if not was_failing:

@@ -110,7 +110,7 @@ async def persistently(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
 
     async for trial in AsyncRetrying(
         retry=retry_if_exception_type((KafkaException, AioKafkaError, ProducerSendError)),
-        wait=wait_exponential_jitter(initial=0.2, max=_LONGEST_PAUSE_S),
+        wait=wait_exponential_jitter(multiplier=0.2, max=_LONGEST_PAUSE_S),
         before_sleep=tell,
     ):
         with trial:

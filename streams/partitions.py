@@ -6,11 +6,13 @@ A memory entry is kept under `kind|id`; `None` lets it go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
+import structlog
 
 from schemas.catalog import ACTIONS, SEVERITIES, Catalog
 from schemas.catalog.causes import Causes
@@ -25,14 +27,14 @@ from streams.samples import Message, Rejected
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 
+log = structlog.get_logger()
+
 Memory = dict[str, bytes | None]
 
 _REDO_MS = 60_000
 """An anomaly that is over is remembered for so long: far longer than a handled run waits for its commit."""
 _LETTER_BYTES = 500_000
 """A dead letter holds so much of a value: with its envelope it must fit in a Kafka record of the usual limit."""
-
-
 _STATES: Mapping[type[Record], tuple[str, ...]] = {
     Anomaly: ("raised", "cleared"),
     Fault: ("open", "updated", "cleared"),
@@ -108,12 +110,15 @@ class SamplePartition:
     ) -> None:
         """`end` is the offset behind the last message. A memory beyond it is of a topic that was there before."""
         self._settings = settings
-        self._standing = {
-            key: msgspec.msgpack.decode(state, type=Standing) for key, state in _of_kind(memory, "standing").items()
-        }
-        for kept in self._standing.values():
+        self._standing: dict[str, Standing] = {}
+
+        def take_back(key: str, state: bytes) -> None:
+            kept = msgspec.msgpack.decode(state, type=Standing)
             kept.raised_at = 0 if kept.raised_at > end else kept.raised_at
             kept.cleared_at = 0 if (kept.cleared_at or 0) > end else kept.cleared_at
+            self._standing[key] = kept
+
+        _recall(memory, "standing", take_back)
         self._processor = SampleProcessor(settings, codec)
         self.next_offset = 0
         self._clock = QuietClock(settings.idle_ms)
@@ -195,8 +200,7 @@ class FaultPartition:
         self._clocks = {EVENTS: QuietClock(settings.idle_ms), ANOMALIES: QuietClock(settings.idle_ms)}
         self._idle_ms = settings.idle_ms
         self._born_ms = now_ms
-        for key, state in _of_kind(memory, "fault").items():
-            self._book.restore(key, state)
+        _recall(memory, "fault", self._book.restore)
         self._book.restored(ends[EVENTS], ends[ANOMALIES])
         self._applied = _applied(memory, ends, EVENTS, ANOMALIES)
 
@@ -247,8 +251,7 @@ class IncidentPartition:
         """`ends` as in `FaultPartition`."""
         self._codec = codec
         self._correlator = Correlator(catalog, table, topology, settle_ms=settings.settle_ms)
-        for state in _of_kind(memory, "incident").values():
-            self._correlator.restore(state)
+        _recall(memory, "incident", lambda _, state: self._correlator.restore(state))
         self._applied = _applied(memory, ends, FAULTS)
 
     def __len__(self) -> int:
@@ -304,8 +307,16 @@ def _checked(record: C) -> C:
     return record
 
 
-def _of_kind(memory: Mapping[str, bytes], kind: str) -> dict[str, bytes]:
-    return {key.partition("|")[2]: state for key, state in memory.items() if key.partition("|")[0] == kind}
+def _recall(memory: Mapping[str, bytes], kind: str, take_back: Callable[[str, bytes], None]) -> None:
+    """Hand all entries of a kind over. One that cannot be read is of another build: what it held begins anew."""
+    for key, state in memory.items():
+        of, _, rest = key.partition("|")
+        if of != kind:
+            continue
+        try:
+            take_back(rest, state)
+        except (msgspec.MsgspecError, zlib.error) as error:
+            log.warning("memory of another build cannot be read and is left out", key=key, reason=str(error))
 
 
 def _kept(kind: str, changes: Mapping[str, bytes | None]) -> Memory:

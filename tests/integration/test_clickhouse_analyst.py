@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 
 import clickhouse_connect
 import pytest
-from clickhouse_attacks import ATTACKS, WANTED
 
 from infra.clickhouse.confine import landlock_abi
 from infra.clickhouse.launch import Running, launched
+from tests.integration.clickhouse_attacks import ATTACKS, WANTED
 
 pytestmark = pytest.mark.integration
 

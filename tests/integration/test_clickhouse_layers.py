@@ -10,7 +10,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from clickhouse_attacks import ATTACKS, Attack
 
 from infra.clickhouse.analyst import Policy, rules
 from infra.clickhouse.confine import confine, landlock_abi
@@ -18,6 +17,7 @@ from infra.clickhouse.engine import Engine, Handle
 from infra.clickhouse.folder import held
 from infra.clickhouse.protocol import QueryError
 from infra.clickhouse.server import libraries
+from tests.integration.clickhouse_attacks import ATTACKS, Attack
 
 pytestmark = pytest.mark.integration
 

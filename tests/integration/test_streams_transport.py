@@ -28,9 +28,11 @@ from tests.streams_scenes import Message, event, sample
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 # judged by the log alone: the clock of a busy test machine says nothing
-SETTINGS = StreamsSettings(idle_ms=3_600_000, max_run=300)
+SETTINGS = StreamsSettings(idle_ms=3_600_000, max_run=20)
 RACKS = [f"rack-{number}" for number in range(8)]
 KILLS = 3
+WRITTEN_BEFORE = 150
+"""Seconds that lie in the log when the workers start: they join one after the other while nothing is committed yet."""
 
 
 def is_hot(rack: str, second: int) -> bool:
@@ -60,7 +62,7 @@ class Feed(threading.Thread):
     def __init__(self, kafka: Kafka) -> None:
         super().__init__(daemon=True)
         self.kafka = kafka
-        self.enough = threading.Event()
+        self.begun, self.enough = threading.Event(), threading.Event()
         self.expected: Counter[tuple[str, int]] = Counter()
         self.failed: BaseException | None = None
 
@@ -76,7 +78,9 @@ class Feed(threading.Thread):
                 events = list(events_of(second, chance))
                 self.kafka.send(EVENTS, events)
                 self.expected.update((one.gpu or "", one.code or 0) for _, one in events)
-                time.sleep(0.03)
+                if second >= WRITTEN_BEFORE:
+                    self.begun.set()
+                    time.sleep(0.03)
         except BaseException as error:
             self.failed = error
             raise
@@ -154,9 +158,11 @@ class Storm:
 def test_kills_and_rebalances_lose_nothing_and_double_nothing(fresh_kafka: EmbeddedKafka, tmp_path: Path) -> None:
     provision({"bootstrap.servers": fresh_kafka.bootstrap}, wanted())
     kafka = Kafka(fresh_kafka.bootstrap)
-    feed, storm = Feed(kafka), Storm(kafka, tmp_path)
+    feed = Feed(kafka)
+    feed.start()
+    assert feed.begun.wait(120)
+    storm = Storm(kafka, tmp_path)
     try:
-        feed.start()
         storm.rage()
         feed.enough.set()
         feed.join(120)

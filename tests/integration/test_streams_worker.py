@@ -189,7 +189,7 @@ def test_a_worker_that_dies_while_something_stands_neither_forgets_nor_repeats_i
     with worker(2) as second:
         wait_until(lambda: [(1, "open"), (2, "cleared")] in lives(kafka).values(), "the heat is over")
         wait_until(lambda: kafka.is_handled(BY_THE_CLOCK.app_id, SAMPLES), "all is committed")
-        second.kill()
+        assert second.stop() == 0, second.said()
     # nothing has come since: the next worker has to notice it by the clock, from what it reads back
     with worker(3) as third:
         silent = {("node_silent", "raised", f"node:{node}"): 1 for _, node in NODES}

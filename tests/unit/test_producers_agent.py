@@ -218,8 +218,11 @@ def test_dropped_records_become_an_event_with_their_number(agent_of: Any) -> Non
     assert said == [(SAMPLES, "spool_full", 40), (SAMPLES, "spool_full", 2), (EVENTS, "torn", 1)]
 
 
-def test_a_source_that_commits_is_not_read_again_before_its_events_are_safe(agent_of: Any) -> None:
-    careful = Scripted("careful")
+def test_a_source_that_commits_is_not_read_again_before_its_events_are_safe(agent_of: Any, catalog: Catalog) -> None:
+    careful = Scripted(
+        "careful",
+        lambda now_ms: [ORIGIN.event(catalog, "xid", source="careful", event_ms=now_ms, observed_ms=now_ms)],
+    )
     other = Scripted("other")
     agent, sent = agent_of(Schedule(careful, 20, 1.0, commits=True), Schedule(other, 20, 1.0))
     until(agent, lambda: len(careful.ticks) > 2)
@@ -232,6 +235,27 @@ def test_a_source_that_commits_is_not_read_again_before_its_events_are_safe(agen
 
     sent.unsafe_events = 0
     until(agent, lambda: len(careful.ticks) > before + 3)
+
+
+def test_a_source_that_commits_begins_at_once_though_kafka_is_away(agent_of: Any) -> None:
+    careful = Scripted("careful")
+    agent, sent = agent_of(Schedule(careful, 3_600_000, 1.0, commits=True))
+    sent.unsafe_events = 1
+    agent.start()
+
+    until(agent, lambda: len(careful.ticks) == 1)
+
+
+def test_what_a_read_gave_is_sent_before_the_next_read_commits_it(agent_of: Any, catalog: Catalog) -> None:
+    sent_before: list[int] = []
+
+    def give(now_ms: int) -> list[Record]:
+        sent_before.append(len(sent.events("xid")))
+        return [ORIGIN.event(catalog, "xid", source="careful", event_ms=now_ms, observed_ms=now_ms)]
+
+    agent, sent = agent_of(Schedule(Scripted("careful", give), 1, 1.0, commits=True))
+    until(agent, lambda: len(sent_before) > 200)
+    assert sent_before == list(range(len(sent_before)))
 
 
 def test_a_clock_that_is_set_back_does_not_stop_the_agent(agent_of: Any) -> None:

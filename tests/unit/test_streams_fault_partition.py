@@ -10,15 +10,15 @@ from msgspec.structs import replace
 from schemas.catalog import load
 from schemas.catalog.causes import causes
 from schemas.records import Fault
-from schemas.topics import ANOMALIES, EVENTS
-from streams.partitions import FaultPartition, Memory, Outcome
+from schemas.topics import ANOMALIES, EVENTS, FAULTS
+from streams.partitions import FaultPartition, IncidentPartition, Memory, Outcome
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 from tests.streams_scenes import CODEC, START_MS, Message, anomaly, event, log, message
 
 CATALOG = load()
 SETTINGS = StreamsSettings()
-ENDS = {EVENTS: 10**6, ANOMALIES: 10**6}
+ENDS = {EVENTS: 10**6, ANOMALIES: 10**6, FAULTS: 10**6}
 NOW_MS = START_MS + 500
 
 
@@ -138,6 +138,13 @@ def test_a_memory_of_topics_that_were_made_anew_does_not_hide_what_comes() -> No
         ("gpu:a", "updated", 2),
         ("gpu:b", "open", 1),
     ]
+
+
+def test_a_memory_that_another_build_wrote_is_left_out() -> None:
+    memory = kept({}, partition().run(log([event(code=79, gpu="a")]), NOW_MS).memory)
+    held = partition({"fault|odd": b"not ours", "standing|x": b"junk", **memory})
+    assert told(held.run(log([event(code=79, gpu="a", at_s=9)], first=1), NOW_MS)) == [("gpu:a", "updated", 2)]
+    assert len(IncidentPartition(SETTINGS, CATALOG, causes(), Topology(), CODEC, {"incident|x": b"junk"}, ENDS)) == 0
 
 
 # --- time -------------------------------------------------------------------------------------------------------------

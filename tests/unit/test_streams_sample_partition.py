@@ -123,6 +123,13 @@ def test_a_memory_of_a_topic_that_was_made_anew_still_stands() -> None:
     assert told(anew.run(log(heat(60, 80, 50)), NOW_MS)) == [("gpu_hot", "cleared")]
 
 
+def test_a_memory_that_another_build_wrote_is_left_out_and_the_rest_stands() -> None:
+    memory = kept({}, begun().run(HEAT[:30], NOW_MS).memory)
+    held = begun({"standing|odd": b"not ours", "standing|list": b"\x93\x01\x02\x03", "fault|x": b"junk", **memory})
+    held.resume(30, NOW_MS)
+    assert told(held.run(HEAT[30:], NOW_MS)) == [("gpu_hot", "cleared")]
+
+
 def test_bad_messages_are_handed_on_with_their_reasons() -> None:
     outcome = begun().run(log([sample("n1", 0), b"junk", sample("n1", 1)]), NOW_MS)
     assert [(one.message.offset, one.reason) for one in outcome.rejected] == [(1, "not_avro")]
