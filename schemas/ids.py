@@ -23,3 +23,13 @@ def node_id(node: str) -> str:
 def rack_id(rack: str) -> str:
     """`rack:NAME`."""
     return f"rack:{rack}"
+
+
+def device_id(kind: str, name: str) -> str:
+    """`pdu:NAME`, `cooling:NAME`, `meter:NAME`, `bmc:NODE`, `switch:NAME`: what stands around the nodes."""
+    return f"{kind}:{name}"
+
+
+def port_id(node: str, device: str, port: int) -> str:
+    """`port:NODE/mlx5_0/1`: an InfiniBand or RoCE port of a node."""
+    return f"port:{node}/{device}/{port}"

@@ -52,6 +52,232 @@ class GpuSample(Record, frozen=True, kw_only=True):
     throttle_reasons: list[int] = []
 
 
+class GpuCounters(Record, frozen=True, kw_only=True):
+    """What changes slowly on the GPUs of one node: arrays as in `GpuSample`; counters are running totals.
+
+    An entry that could not be read is NaN or None; an empty array means that nobody on the node offers it.
+    """
+
+    site: str
+    rack: str
+    node: str
+    boot_id: str
+    sequence: int
+    tick_ms: int
+    observed_ms: int
+    interval_ms: int = 30000
+    source: str = "nvml"
+    gpus: list[str]
+    gpu_index: list[int]
+    ecc_volatile_correctable: list[float] = []
+    ecc_volatile_uncorrectable: list[float] = []
+    ecc_aggregate_correctable: list[float] = []
+    ecc_aggregate_uncorrectable: list[float] = []
+    ecc_volatile_sram_correctable: list[float] = []
+    ecc_volatile_sram_uncorrectable: list[float] = []
+    ecc_volatile_dram_correctable: list[float] = []
+    ecc_volatile_dram_uncorrectable: list[float] = []
+    ecc_aggregate_sram_correctable: list[float] = []
+    ecc_aggregate_sram_uncorrectable: list[float] = []
+    ecc_aggregate_dram_correctable: list[float] = []
+    ecc_aggregate_dram_uncorrectable: list[float] = []
+    ecc_volatile_register_file_correctable: list[float] = []
+    ecc_volatile_register_file_uncorrectable: list[float] = []
+    ecc_volatile_l1_cache_correctable: list[float] = []
+    ecc_volatile_l1_cache_uncorrectable: list[float] = []
+    ecc_volatile_l2_cache_correctable: list[float] = []
+    ecc_volatile_l2_cache_uncorrectable: list[float] = []
+    ecc_volatile_sram_uncorrectable_parity: list[float] = []
+    ecc_volatile_sram_uncorrectable_secded: list[float] = []
+    ecc_aggregate_sram_uncorrectable_parity: list[float] = []
+    ecc_aggregate_sram_uncorrectable_secded: list[float] = []
+    ecc_aggregate_sram_uncorrectable_l2: list[float] = []
+    ecc_aggregate_sram_uncorrectable_sm: list[float] = []
+    ecc_aggregate_sram_uncorrectable_microcontroller: list[float] = []
+    ecc_aggregate_sram_uncorrectable_pcie: list[float] = []
+    ecc_aggregate_sram_uncorrectable_other: list[float] = []
+    ecc_sram_threshold_exceeded: list[float] = []
+    row_remap_correctable: list[float] = []
+    row_remap_uncorrectable: list[float] = []
+    row_remap_pending: list[float] = []
+    row_remap_failure: list[float] = []
+    row_remap_banks_max: list[float] = []
+    row_remap_banks_high: list[float] = []
+    row_remap_banks_partial: list[float] = []
+    row_remap_banks_low: list[float] = []
+    row_remap_banks_none: list[float] = []
+    retired_pages_single_bit: list[float] = []
+    retired_pages_double_bit: list[float] = []
+    retired_pages_pending: list[float] = []
+    pcie_replays: list[float] = []
+    pcie_replay_rollovers: list[float] = []
+    pcie_width: list[float] = []
+    pcie_width_max: list[float] = []
+    pcie_generation: list[float] = []
+    pcie_generation_max: list[float] = []
+    pcie_generation_device_max: list[float] = []
+    pcie_generation_host_max: list[float] = []
+    throttled_sw_power_cap_us: list[float] = []
+    throttled_sync_boost_us: list[float] = []
+    throttled_sw_thermal_us: list[float] = []
+    throttled_hw_thermal_us: list[float] = []
+    throttled_hw_power_brake_us: list[float] = []
+    energy_joules: list[float] = []
+    last_xid: list[float] = []
+    nvlink_crc_flit_errors: list[float] = []
+    nvlink_crc_data_errors: list[float] = []
+    nvlink_replays: list[float] = []
+    nvlink_recoveries: list[float] = []
+    nvlink_recoveries_failed: list[float] = []
+    nvlink_symbol_errors: list[float] = []
+    nvlink_effective_errors: list[float] = []
+    power_limit_watts: list[float] = []
+    power_limit_requested_watts: list[float] = []
+    power_limit_default_watts: list[float] = []
+    power_limit_min_watts: list[float] = []
+    power_limit_max_watts: list[float] = []
+    temperature_shutdown_celsius: list[float] = []
+    temperature_slowdown_celsius: list[float] = []
+    temperature_max_operating_celsius: list[float] = []
+    memory_temperature_max_operating_celsius: list[float] = []
+    temperature_margin_shutdown_celsius: list[float] = []
+    temperature_margin_slowdown_celsius: list[float] = []
+    memory_total_bytes: list[float] = []
+    memory_reserved_bytes: list[float] = []
+    bar1_total_bytes: list[float] = []
+    sm_clock_max_mhz: list[float] = []
+    memory_clock_max_mhz: list[float] = []
+    mig_mode: list[str | None] = []
+    ecc_mode: list[str | None] = []
+    ecc_mode_pending: list[str | None] = []
+    persistence_mode: list[str | None] = []
+    compute_mode: list[str | None] = []
+    fabric_state: list[str | None] = []
+    fabric_status: list[str | None] = []
+    fabric_health: list[str | None] = []
+    recovery_action: list[str | None] = []
+    nvlink_link_active: list[list[float]] = []
+    nvlink_link_crc_flit_errors: list[list[float]] = []
+    nvlink_link_crc_data_errors: list[list[float]] = []
+    nvlink_link_replays: list[list[float]] = []
+    nvlink_link_recoveries: list[list[float]] = []
+    nvlink_link_recoveries_failed: list[list[float]] = []
+    nvlink_link_symbol_errors: list[list[float]] = []
+    nvlink_link_effective_errors: list[list[float]] = []
+    nvlink_link_speed_mbps: list[list[float]] = []
+
+
+class Disk(Record, frozen=True, kw_only=True):
+    """One block device or mounted file system."""
+
+    name: str
+    total_bytes: float | None = None
+    used_bytes: float | None = None
+    read_bytes_per_second: float | None = None
+    write_bytes_per_second: float | None = None
+    busy_percent: float | None = None
+
+
+class Network(Record, frozen=True, kw_only=True):
+    """One network interface."""
+
+    name: str
+    up: bool | None = None
+    speed_mbps: float | None = None
+    receive_bytes_per_second: float | None = None
+    send_bytes_per_second: float | None = None
+    receive_errors: int | None = None
+    send_errors: int | None = None
+    receive_drops: int | None = None
+    send_drops: int | None = None
+
+
+class Port(Record, frozen=True, kw_only=True):
+    """One InfiniBand or RoCE port."""
+
+    device: str
+    port: int
+    link_layer: str | None = None
+    state: str | None = None
+    physical_state: str | None = None
+    rate_gbps: float | None = None
+    expected_gbps: float | None = None
+    rate_name: str | None = None
+    degraded: bool | None = None
+    reason: str = ""
+    card: str | None = None
+    guid: str | None = None
+    firmware: str | None = None
+    counters: dict[str, int] = {}
+
+
+class NodeSample(Record, frozen=True, kw_only=True):
+    """The host of one node at one tick (source `host`), or its fabric ports (source `infiniband`); None: not read."""
+
+    site: str
+    rack: str
+    node: str
+    boot_id: str
+    sequence: int
+    tick_ms: int
+    observed_ms: int
+    interval_ms: int = 10000
+    source: str
+    cpu_utilization_percent: float | None = None
+    cpu_iowait_percent: float | None = None
+    cpu_steal_percent: float | None = None
+    cpu_count: int | None = None
+    cpu_temperature_celsius: float | None = None
+    load_1m: float | None = None
+    load_5m: float | None = None
+    load_15m: float | None = None
+    memory_total_bytes: float | None = None
+    memory_used_bytes: float | None = None
+    memory_available_bytes: float | None = None
+    swap_total_bytes: float | None = None
+    swap_used_bytes: float | None = None
+    swap_in_bytes_per_second: float | None = None
+    swap_out_bytes_per_second: float | None = None
+    cpu_pressure_some_percent: float | None = None
+    memory_pressure_some_percent: float | None = None
+    memory_pressure_full_percent: float | None = None
+    io_pressure_some_percent: float | None = None
+    io_pressure_full_percent: float | None = None
+    oom_kills: int | None = None
+    process_count: int | None = None
+    uptime_s: float | None = None
+    disks: list[Disk] = []
+    networks: list[Network] = []
+    ports: list[Port] = []
+
+
+class Point(Record, frozen=True, kw_only=True):
+    """One measured value or state of a device."""
+
+    name: str
+    unit: str
+    value: float | None = None
+    state: str | None = None
+
+
+class FacilitySample(Record, frozen=True, kw_only=True):
+    """One device around the nodes at one tick: a PDU, a cooler, a meter, or a node's management controller."""
+
+    site: str
+    rack: str
+    node: str
+    boot_id: str
+    sequence: int
+    tick_ms: int
+    observed_ms: int
+    interval_ms: int = 10000
+    source: str
+    device: str
+    device_kind: str
+    of_node: str | None = None
+    points: list[Point] = []
+
+
 class HardwareEvent(Record, frozen=True, kw_only=True):
     """Something that happened once on a node (or `count` times, summarised), with its raw text."""
 
@@ -97,6 +323,8 @@ class InventoryRecord(Record, frozen=True, kw_only=True):
     sku: str | None = None
     driver_version: str | None = None
     vbios_version: str | None = None
+    board_part_number: str | None = None
+    inforom_version: str | None = None
     job: str | None = None
     source: str
     seen_ms: int
@@ -218,6 +446,18 @@ class DeadLetter(Record, frozen=True, kw_only=True):
 
 
 RECORDS: dict[str, type[Record]] = {
-    kind.__name__: kind for kind in (GpuSample, HardwareEvent, InventoryRecord, Anomaly, Fault, Incident, DeadLetter)
+    kind.__name__: kind
+    for kind in (
+        GpuSample,
+        GpuCounters,
+        NodeSample,
+        FacilitySample,
+        HardwareEvent,
+        InventoryRecord,
+        Anomaly,
+        Fault,
+        Incident,
+        DeadLetter,
+    )
 }
 """Schema name to record class."""

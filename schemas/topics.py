@@ -10,6 +10,9 @@ from typing import Literal
 import msgspec
 
 SAMPLES = "gpu.samples"
+COUNTERS = "gpu.counters"
+NODE_SAMPLES = "node.samples"
+FACILITY = "facility.samples"
 EVENTS = "hardware.events"
 INVENTORY = "fleet.inventory"
 ANOMALIES = "fleet.anomalies"

@@ -9,7 +9,7 @@ from infra.topics import configuration, wanted
 
 
 def test_topics_that_are_keyed_by_rack_keep_the_same_number_of_partitions() -> None:
-    with pytest.raises(OperatorError, match="same number of partitions, found gpu.samples 8, hardware.events 4"):
+    with pytest.raises(OperatorError, match="same number of partitions, found gpu.samples 8, gpu.counters 4"):
         wanted({"gpu.samples": 8})
 
 

@@ -23,7 +23,8 @@ def agrees(annotation: Any, avro: Any) -> bool:
         (item,) = get_args(annotation)
         return isinstance(avro, dict) and avro["type"] == "array" and agrees(item, avro["items"])
     if get_origin(annotation) is dict:
-        return isinstance(avro, dict) and avro == {"type": "map", "values": "string"}
+        _, value = get_args(annotation)
+        return isinstance(avro, dict) and avro["type"] == "map" and agrees(value, avro["values"])
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         return (
             isinstance(avro, dict)
