@@ -75,7 +75,7 @@ class Roster:
                 code = columns.node_code[row]
                 if self._node_of_code[code] == _NOBODY:
                     self._node_of_code[code] = len(self.nodes)
-                    self.nodes.append(Place(*columns.where(int(row))))
+                    self.nodes.append(Place(*columns.places[int(row)]))
             nodes = self._node_of_code[columns.node_code]
             self.node_interval_ms = np.resize(self.node_interval_ms, len(self.nodes))
         self.node_interval_ms[nodes] = columns.interval_ms
@@ -93,7 +93,7 @@ class Roster:
                 if self._gpu_of_code[code] == _NOBODY:
                     row = int(row_of_reading[reading])
                     self._gpu_of_code[code] = len(self.gpus)
-                    self.gpus.append(columns.gpus(row)[int(reading - first_reading[row])])
+                    self.gpus.append(columns.serials[row][int(reading - first_reading[row])])
             gpus = self._gpu_of_code[columns.gpu_code]
             grown = np.full(len(self.gpus), _NOBODY, np.int32)
             grown[: len(self.gpu_node)] = self.gpu_node

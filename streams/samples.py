@@ -1,4 +1,7 @@
-"""A run of `gpu.samples` messages as columns: decoded in one block, never row by row.
+"""A run of `gpu.samples` messages as columns: decoded together, never row by row.
+
+Messages that are laid out alike, which is nearly all of them, are cut up by `layouts.py`; the rest goes through Polars,
+as one Avro block.
 
 Metrics lie in one array of shape (metrics, readings), float32; a *reading* is one GPU in one message. What cannot be
 used is handed back beside it with the reason, and its neighbours are unharmed.
@@ -7,7 +10,7 @@ used is handed back beside it with the reason, and its neighbours are unharmed.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Protocol, cast
@@ -21,18 +24,13 @@ from schemas import container, registry
 from schemas.catalog.metrics import metrics
 from schemas.codec import HEADER_BYTES, MARKER, CodecError, Framed, SingleObjectCodec
 from schemas.registry import Schema
+from streams.layouts import GPUS, NODES, Alike, Place, alike
 
 METRICS: tuple[str, ...] = tuple(name for name, metric in metrics().items() if metric.kind != "bits")
 """The rows of `SampleColumns.values`."""
 THROTTLE = "throttle_reasons"
 UNKNOWN_BITS = -1
 _SENTINEL = "\x00end of block"
-
-# Categories turn strings into small integers. Polars numbers them anew when the last series that uses them is gone, so
-# one of each is held: the numbers stay the same for the life of the process.
-_GPUS = pl.Categorical(pl.Categories("fleetpulse.gpus"))
-_NODES = pl.Categorical(pl.Categories("fleetpulse.nodes"))
-_HELD = (pl.Series([""]).cast(_GPUS), pl.Series([""]).cast(_NODES))
 
 
 class Message(Protocol):
@@ -82,7 +80,7 @@ class SampleColumns:
     interval_ms: NDArray[np.int32]
     """(R,) the node's own period."""
     node_code: NDArray[np.uint32]
-    """(R,) small integers for node names; `names` tells them."""
+    """(R,) small integers for node names."""
     gpu_count: NDArray[np.int64]
     """(R,) readings of each message, 0 or more."""
     gpu_code: NDArray[np.uint32]
@@ -91,24 +89,26 @@ class SampleColumns:
     """(M, N) the metrics in the order of `METRICS`; NaN was not read."""
     throttle: NDArray[np.int64]
     """(N,) bit mask; -1 is unknown."""
-    frame: pl.DataFrame
-    """The messages' own columns, for the rare look at a name."""
-
-    def where(self, row: int) -> tuple[str, str, str]:
-        """Site, rack and node of message `row`."""
-        site, rack, node = self.frame.select("site", "rack", "node").row(row)
-        return site, rack, node
-
-    def gpus(self, row: int) -> list[str]:
-        """The serials in message `row`."""
-        serials: list[str] = self.frame["gpus"][row].to_list()
-        return serials
+    places: Sequence[Place]
+    """(R,) site, rack and node of each message."""
+    serials: Sequence[Sequence[str]]
+    """(R,) the GPUs of each message."""
 
     def part(self, first: int, end: int) -> SampleColumns:
         """Messages `first` to below `end` with their readings; nothing is copied."""
         rows = slice(first, end)
         before = int(self.gpu_count[:first].sum())
-        readings = slice(before, before + int(self.gpu_count[rows].sum()))
+        return self._cut(rows, slice(before, before + int(self.gpu_count[rows].sum())), range(first, end))
+
+    def at(self, rows: NDArray[np.int64]) -> SampleColumns:
+        """These messages with their readings, in this order."""
+        counts = self.gpu_count[rows]
+        begins = (np.cumsum(self.gpu_count) - self.gpu_count)[rows]
+        readings = np.repeat(begins - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        return self._cut(rows, readings, rows.tolist())
+
+    def _cut(self, rows: Any, readings: Any, numbers: Iterable[int]) -> SampleColumns:
+        numbers = list(numbers)
         return SampleColumns(
             tick_ms=self.tick_ms[rows],
             arrived_ms=self.arrived_ms[rows],
@@ -118,7 +118,8 @@ class SampleColumns:
             gpu_code=self.gpu_code[readings],
             values=self.values[:, readings],
             throttle=self.throttle[readings],
-            frame=self.frame[rows],
+            places=[self.places[row] for row in numbers],
+            serials=[self.serials[row] for row in numbers],
         )
 
 
@@ -143,61 +144,70 @@ class SampleDecoder:
 
     def __call__(self, messages: Sequence[Message]) -> Decoded:
         """Decode one run. Never raises for what the bytes hold."""
-        rejected: list[Rejected] = []
-        parts = []
-        for schema, group in self._by_schema(messages, rejected).items():
-            kept, frame = self._decodable(schema, group, rejected)
-            if frame is not None:
-                parts.append((kept, frame))
-        if not parts:
-            return Decoded(None, rejected)
-        kept, frame = parts[0] if len(parts) == 1 else _in_log_order(parts)
-        arrived_ms = np.fromiter((message.timestamp for message in kept), np.int64, len(kept))
-        bad = self._implausible(frame, arrived_ms)
-        if bad:
-            rejected += [Rejected(kept[row], reason, detail) for row, (reason, detail) in sorted(bad.items())]
-            keep = ~np.isin(np.arange(len(frame)), list(bad))
-            frame, arrived_ms = frame.filter(pl.Series(keep)), arrived_ms[keep]
-        return Decoded(_columns(frame, arrived_ms) if len(frame) else None, rejected)
+        arrived_ms = np.fromiter((message.timestamp for message in messages), np.int64, len(messages))
+        bad: dict[int, tuple[str, str]] = {}
+        parts: list[tuple[NDArray[np.int64], SampleColumns]] = []
+        for schema, numbers in self._by_schema(messages, bad).items():
+            bodies = [cast("bytes", messages[number].value)[HEADER_BYTES:] for number in numbers]
+            places = np.array(numbers, np.int64)
+            found, left = alike(schema, bodies)
+            for one in found:
+                rows = places[one.rows]
+                parts.append((rows, _of_alike(one, arrived_ms[rows])))
+            if len(left):
+                kept, frame = self._decodable(schema, [(int(places[row]), bodies[row]) for row in left], bad)
+                if frame is not None:
+                    rows = np.array(kept, np.int64)
+                    parts.append((rows, _of_frame(frame, arrived_ms[rows])))
+        rows, columns = _in_log_order(parts)
+        if columns is not None and (untrue := self._implausible(columns)):
+            bad.update({int(rows[row]): why for row, why in untrue.items()})
+            keep = np.setdiff1d(np.arange(len(rows)), list(untrue))
+            columns = columns.at(keep) if len(keep) else None
+        return Decoded(columns, [Rejected(messages[number], *why) for number, why in sorted(bad.items())])
 
-    def _by_schema(self, messages: Sequence[Message], rejected: list[Rejected]) -> dict[Schema, list[Message]]:
-        """Messages by writer schema; the common case, one schema, costs one comparison a message."""
+    def _by_schema(self, messages: Sequence[Message], bad: dict[int, tuple[str, str]]) -> dict[Schema, list[int]]:
+        """Message numbers by writer schema; the common case, one schema, costs one comparison a message."""
         current = registry.current("GpuSample")
         head = MARKER + current.fingerprint
-        groups: dict[Schema, list[Message]] = {current: []}
+        groups: dict[Schema, list[int]] = {current: []}
         usual = groups[current].append
-        for message in messages:
+        for number, message in enumerate(messages):
             if message.value is not None and message.value.startswith(head):
-                usual(message)
+                usual(number)
                 continue
             try:
                 schema = self.codec.split(message.value, "GpuSample").schema
             except CodecError as error:
-                rejected.append(Rejected(message, error.reason, str(error)))
+                bad[number] = (error.reason, str(error))
             else:
-                groups.setdefault(schema, []).append(message)
+                groups.setdefault(schema, []).append(number)
         return {schema: group for schema, group in groups.items() if group}
 
     def _decodable(
-        self, schema: Schema, group: list[Message], rejected: list[Rejected]
-    ) -> tuple[list[Message], pl.DataFrame | None]:
-        """The messages whose bodies decode, and their frame in today's columns.
+        self, schema: Schema, group: list[tuple[int, bytes]], bad: dict[int, tuple[str, str]]
+    ) -> tuple[list[int], pl.DataFrame | None]:
+        """The numbers of the messages whose bodies decode, and their frame in today's columns.
 
         A block that does not decode is halved until the bad bodies stand alone: one of them costs its neighbours
         little, however often it is sent.
         """
-        bodies = [message.value[HEADER_BYTES:] for message in group if message.value]
-        frame = _read_block(schema, bodies)
+        frame = _read_block(schema, [body for _, body in group])
         if frame is None:
             if len(group) == 1:
-                problem = self._problem(schema, bodies[0])
-                rejected.append(Rejected(group[0], problem.reason, str(problem)))
+                problem = self._problem(schema, group[0][1])
+                bad[group[0][0]] = (problem.reason, str(problem))
                 return [], None
             half = len(group) // 2
-            sound = [self._decodable(schema, part, rejected) for part in (group[:half], group[half:])]
+            sound = [self._decodable(schema, part, bad) for part in (group[:half], group[half:])]
             frames = [part for _, part in sound if part is not None]
-            return [message for part, _ in sound for message in part], pl.concat(frames) if frames else None
-        return group, frame if schema.current else _as_current(frame)
+            return [number for part, _ in sound for number in part], pl.concat(frames) if frames else None
+        numbers = np.array([number for number, _ in group])
+        frame = frame if schema.current else _as_current(frame)
+        misfits = _misfits(frame)
+        bad.update({int(numbers[row]): why for row, why in misfits.items()})
+        fits = ~np.isin(np.arange(len(numbers)), list(misfits))
+        return numbers[fits].tolist(), frame.filter(pl.Series(fits)) if fits.any() else None
 
     def _problem(self, schema: Schema, body: bytes) -> CodecError:
         """What is wrong with a body that does not decode in a block of its own."""
@@ -207,27 +217,31 @@ class SampleDecoder:
             return error
         return CodecError("not_avro", "the GpuSample does not decode in a block")
 
-    def _implausible(self, frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
+    def _implausible(self, columns: SampleColumns) -> dict[int, tuple[str, str]]:
         """Row numbers of records that decode but cannot be true, each with its reason and a sentence."""
         bad: dict[int, tuple[str, str]] = {}
-        tick_ms = frame["tick_ms"].to_numpy()
+        tick_ms = columns.tick_ms
         for row in np.flatnonzero(tick_ms < 0):
             bad[int(row)] = ("time_negative", f"the tick is {tick_ms[row]} ms: before 1970, check the node's clock")
-        ahead = np.maximum(tick_ms, 0) - arrived_ms
+        ahead = np.maximum(tick_ms, 0) - columns.arrived_ms
         for row in np.flatnonzero(ahead > self.future_ms):
             detail = f"the tick is {ahead[row] / 1000:.0f} s after the record reached Kafka: check the node's clock"
             bad[int(row)] = ("time_in_future", detail)
-        counts = pl.col("gpus").list.len()
-        arrays = [name for name in (*METRICS, THROTTLE, "gpu_index") if name in frame.columns]
-        fits = pl.all_horizontal(
-            (pl.col(name).list.len() == counts) | (pl.col(name).list.len() == 0) for name in arrays
-        )
-        for row in np.flatnonzero(~frame.select(fits).to_series().to_numpy()):
-            found = {name: len(frame[name][int(row)]) for name in arrays}
-            expected = len(frame["gpus"][int(row)])
-            odd = next(f"{name} has {size}" for name, size in found.items() if size not in (0, expected))
-            bad[int(row)] = ("wrong_gpu_count", f"{expected} GPUs are named, but {odd} entries")
         return bad
+
+
+def _misfits(frame: pl.DataFrame) -> dict[int, tuple[str, str]]:
+    """Row numbers of records whose arrays do not have one entry per GPU, each with its reason and a sentence."""
+    counts = pl.col("gpus").list.len()
+    arrays = [name for name in (*METRICS, THROTTLE, "gpu_index") if name in frame.columns]
+    fits = pl.all_horizontal((pl.col(name).list.len() == counts) | (pl.col(name).list.len() == 0) for name in arrays)
+    bad = {}
+    for row in np.flatnonzero(~frame.select(fits).to_series().to_numpy()):
+        found = {name: len(frame[name][int(row)]) for name in arrays}
+        expected = len(frame["gpus"][int(row)])
+        odd = next(f"{name} has {size}" for name, size in found.items() if size not in (0, expected))
+        bad[int(row)] = ("wrong_gpu_count", f"{expected} GPUs are named, but {odd} entries")
+    return bad
 
 
 @cache
@@ -282,15 +296,56 @@ def _read_block(schema: Schema, bodies: Sequence[bytes]) -> pl.DataFrame | None:
     return frame[:-1]
 
 
-def _in_log_order(parts: Sequence[tuple[list[Message], pl.DataFrame]]) -> tuple[list[Message], pl.DataFrame]:
-    """Messages of several writer schemas as one frame, in the order of the log."""
-    messages = [message for group, _ in parts for message in group]
-    order = sorted(range(len(messages)), key=lambda at: messages[at].offset)
-    return [messages[at] for at in order], pl.concat([frame for _, frame in parts])[order]
+def _in_log_order(
+    parts: Sequence[tuple[NDArray[np.int64], SampleColumns]],
+) -> tuple[NDArray[np.int64], SampleColumns | None]:
+    """Parts of a run, each with the numbers of its messages, as one, in the order of the log."""
+    if not parts:
+        return np.empty(0, np.int64), None
+    if len(parts) == 1:
+        return parts[0]
+    every = [columns for _, columns in parts]
+    numbers = np.concatenate([rows for rows, _ in parts])
+    joined = SampleColumns(
+        tick_ms=np.concatenate([one.tick_ms for one in every]),
+        arrived_ms=np.concatenate([one.arrived_ms for one in every]),
+        interval_ms=np.concatenate([one.interval_ms for one in every]),
+        node_code=np.concatenate([one.node_code for one in every]),
+        gpu_count=np.concatenate([one.gpu_count for one in every]),
+        gpu_code=np.concatenate([one.gpu_code for one in every]),
+        values=np.concatenate([one.values for one in every], axis=1),
+        throttle=np.concatenate([one.throttle for one in every]),
+        places=[place for one in every for place in one.places],
+        serials=[serials for one in every for serials in one.serials],
+    )
+    order = np.argsort(numbers)
+    return numbers[order], joined.at(order)
 
 
-def _columns(frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColumns:
-    """A checked frame as arrays."""
+def _of_alike(found: Alike, arrived_ms: NDArray[np.int64]) -> SampleColumns:
+    """Messages of one shape as columns."""
+    messages, gpus = found.gpu_code.shape
+    values = np.full((len(METRICS), messages * gpus), np.nan, np.float32)
+    for row, name in enumerate(METRICS):
+        if name in found.floats:
+            values[row] = found.floats[name].reshape(-1)
+    masks = found.masks.get(THROTTLE)
+    return SampleColumns(
+        tick_ms=found.longs["tick_ms"],
+        arrived_ms=arrived_ms,
+        interval_ms=found.longs["interval_ms"].astype(np.int32),
+        node_code=found.node_code,
+        gpu_count=np.full(messages, gpus, np.int64),
+        gpu_code=found.gpu_code.reshape(-1),
+        values=values,
+        throttle=np.full(messages * gpus, UNKNOWN_BITS, np.int64) if masks is None else masks.reshape(-1),
+        places=found.places,
+        serials=found.serials,
+    )
+
+
+def _of_frame(frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColumns:
+    """A checked frame as columns."""
     counts = frame["gpus"].list.len().to_numpy().astype(np.int64)
     total = int(counts.sum())
     # explode gives a null for an empty list, so messages without GPUs are left out of the arrays
@@ -301,19 +356,17 @@ def _columns(frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColumn
         if flat is not None:
             values[row] = flat
     throttle = _flatten(full, THROTTLE, total)
-    codes: Any = np.empty(0, np.uint32)
-    if total:
-        codes = full["gpus"].explode().cast(_GPUS).to_physical().to_numpy()
     return SampleColumns(
         tick_ms=frame["tick_ms"].to_numpy(),
         arrived_ms=arrived_ms,
         interval_ms=frame["interval_ms"].to_numpy(),
-        node_code=frame["node"].cast(_NODES).to_physical().to_numpy(),
+        node_code=NODES.of(frame["node"].to_list()),
         gpu_count=counts,
-        gpu_code=codes,
+        gpu_code=GPUS.of(full["gpus"].explode().to_list() if total else []),
         values=values,
         throttle=np.full(total, UNKNOWN_BITS, np.int64) if throttle is None else throttle,
-        frame=frame,
+        places=frame.select("site", "rack", "node").rows(),
+        serials=frame["gpus"].to_list(),
     )
 
 

@@ -38,8 +38,8 @@ def test_readings_lie_end_to_end_in_the_order_of_the_log() -> None:
     assert metric(decoded, "temperature_celsius") == [1.0, 2.0, 50.0]
     assert decoded.columns is not None
     assert decoded.columns.gpu_count.tolist() == [2, 1]
-    assert [decoded.columns.gpus(row) for row in (0, 1)] == [["n1-0", "n1-1"], ["n2-0"]]
-    assert decoded.columns.where(1) == ("hall-a", "r1", "n2")
+    assert [list(serials) for serials in decoded.columns.serials] == [["n1-0", "n1-1"], ["n2-0"]]
+    assert decoded.columns.places[1] == ("hall-a", "r1", "n2")
 
 
 def test_a_name_has_the_same_number_in_every_run_and_another_name_another() -> None:
@@ -81,8 +81,8 @@ def test_a_part_of_the_columns_is_what_its_messages_alone_decode_to() -> None:
     part = whole.part(1, 3)
     assert part.gpu_count.tolist() == [0, 2]
     assert part.values[METRICS.index("power_watts")].tolist() == [1.0, 2.0]
-    assert part.where(0) == ("hall-a", "r1", "n2")
-    assert part.gpus(1) == ["n3-0", "n3-1"]
+    assert part.places[0] == ("hall-a", "r1", "n2")
+    assert list(part.serials[1]) == ["n3-0", "n3-1"]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

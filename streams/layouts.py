@@ -1,0 +1,352 @@
+"""Bodies of one writer schema that are laid out alike, decoded together with NumPy: no loop over readings.
+
+Nothing in an Avro body says where a field begins: that follows from everything before it. But nodes send the same shape
+again and again (so many GPUs, these metrics offered, those not), and of bodies of one shape each field is found in all
+of them at once. Three times as fast as the general decoder, and strict: arrays in several blocks, an entry count that
+is neither 0 nor that of the GPUs, a byte too many, and the body is left to the general decoder, which finds the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.registry import Schema
+
+_PAD = 16
+"""Bytes behind the last body: a number that begins in the body may be read to its end without a check."""
+_LONGEST_VARINT = 9
+"""Bytes; the tenth would hold a single bit, which no time and no count needs."""
+_MOST_SHAPES = 16
+"""A run of more shapes than that is no fleet: what is left goes to the general decoder."""
+_MOST_GPUS = 63
+"""As many as a count of one byte can tell."""
+
+Place = tuple[str, str, str]
+"""Site, rack and node."""
+
+
+class Codes:
+    """Small integers for names: the same name gets the same number for the life of the process."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
+
+    def of(self, names: Sequence[str]) -> NDArray[np.uint32]:
+        """(len(names),) their numbers."""
+        codes = self._codes
+        return np.fromiter((codes.setdefault(name, len(codes)) for name in names), np.uint32, len(names))
+
+
+NODES = Codes()
+GPUS = Codes()
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Bodies of one shape: R of them with G GPUs each."""
+
+    rows: NDArray[np.int64]
+    """(R,) which of the given bodies these are."""
+    longs: dict[str, NDArray[np.int64]]
+    """(R,) whole numbers by field."""
+    floats: dict[str, NDArray[np.float32]]
+    """(R, G) arrays by field; a field that these nodes do not offer is missing."""
+    masks: dict[str, NDArray[np.int64]]
+    """(R, G) arrays of whole numbers by field; likewise."""
+    places: list[Place]
+    """(R,)"""
+    node_code: NDArray[np.uint32]
+    """(R,)"""
+    serials: list[tuple[str, ...]]
+    """(R,) the GPUs of each."""
+    gpu_code: NDArray[np.uint32]
+    """(R, G)"""
+
+
+def alike(schema: Schema, bodies: Sequence[bytes]) -> tuple[list[Alike], NDArray[np.int64]]:
+    """The bodies by shape, and the numbers of those that fit none."""
+    plan = _plan(schema)
+    left = np.arange(len(bodies), dtype=np.int64)
+    if plan is None or not bodies:
+        return [], left
+    blob = b"".join(bodies)
+    sizes = np.fromiter(map(len, bodies), np.int64, len(bodies))
+    ends = np.cumsum(sizes)
+    cursor = _Cursor(np.frombuffer(blob + b"\0" * _PAD, np.uint8), ends - sizes, ends)
+    begin = cursor.at.copy()
+    for _ in range(plan.strings):
+        cursor.skip(cursor.long())
+    who_end = cursor.at.copy()
+    longs = {name: cursor.long() for name in plan.longs}
+    gpus_begin = cursor.at.copy()
+    gpus = cursor.long()
+    cursor.sound &= (gpus > 0) & (gpus <= _MOST_GPUS)
+    left, odd = left[cursor.sound], [left[~cursor.sound]]
+    found: list[Alike] = []
+    for _ in range(_MOST_SHAPES):
+        if not len(left):
+            break
+        same = left[gpus[left] == gpus[left[0]]]
+        shape = _Shape(blob, cursor.of(same), int(gpus[left[0]]), plan)
+        fits = shape.read()
+        rows = same[fits]
+        if len(rows):
+            names = _Names(blob, begin[rows], who_end[rows], gpus_begin[rows], shape.gpus_end[fits])
+            fits[fits] = names.readable
+            rows = same[fits]
+        if len(rows):
+            found.append(shape.alike(rows, fits, {name: values[rows] for name, values in longs.items()}, names))
+        if not len(rows) or rows[0] != left[0]:  # the one that gave the shape does not fit it itself
+            odd.append(left[:1])
+            left = left[1:]
+        left = np.setdiff1d(left, rows, assume_unique=True)
+    return found, np.sort(np.concatenate([*odd, left]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a schema's fields are, in their order: who, numbers, GPUs, then arrays."""
+
+    strings: int
+    longs: tuple[str, ...]
+    arrays: tuple[tuple[str, str], ...]
+    """(name, type of an entry)."""
+
+
+@cache
+def _plan(schema: Schema) -> _Plan | None:
+    """None for an earlier schema, and where the fields are in another order than what this module knows."""
+    if not schema.current:
+        return None
+    fields: list[tuple[str, Any]] = [(field["name"], field["type"]) for field in schema.canonical["fields"]]
+    kinds = [kind if isinstance(kind, str) else _array_of(kind) for _, kind in fields]
+    strings = kinds.index("string[]") if "string[]" in kinds else 0
+    longs = [name for (name, _), kind in zip(fields, kinds, strict=True) if kind in ("long", "int")]
+    head = ["site", "rack", "node", "boot_id", *longs, "gpus"]
+    arrays = list(zip((name for name, _ in fields), kinds, strict=True))[len(head) :]
+    if [name for name, _ in fields[: len(head)]] != head or strings != len(head) - 1:
+        return None
+    if not all(kind in ("float[]", "int[]", "long[]") for _, kind in arrays):
+        return None
+    return _Plan(4, tuple(longs), tuple((name, kind[:-2]) for name, kind in arrays))
+
+
+def _array_of(kind: Any) -> str:
+    return f"{kind['items']}[]" if isinstance(kind, dict) and isinstance(kind.get("items"), str) else "other"
+
+
+class _Cursor:
+    """A place in each of R bodies. What would leave its body is not sound from there on."""
+
+    def __init__(self, buffer: NDArray[np.uint8], at: NDArray[np.int64], end: NDArray[np.int64]) -> None:
+        self.buffer = buffer
+        self.at = at
+        self.end = end
+        self.sound = np.ones(len(at), np.bool_)
+
+    def of(self, rows: NDArray[np.int64]) -> _Cursor:
+        """A cursor of its own for some of the bodies."""
+        return _Cursor(self.buffer, self.at[rows], self.end[rows])
+
+    def long(self) -> NDArray[np.int64]:
+        """(R,) the zig-zag number that begins here."""
+        value = np.zeros(len(self.at), np.int64)
+        going: NDArray[np.bool_] | None = None
+        for byte in range(_LONGEST_VARINT):
+            here = self.buffer[self.at]
+            low = (here & 0x7F).astype(np.int64) << (7 * byte)
+            value |= low if going is None else np.where(going, low, 0)
+            self.at += 1 if going is None else going
+            going = here >= 0x80 if going is None else going & (here >= 0x80)
+            if not going.any():
+                break
+        else:
+            self._give_up(np.asarray(going))
+        self._give_up(self.at > self.end)
+        return (value >> 1) ^ -(value & 1)
+
+    def skip(self, count: NDArray[np.int64] | int) -> None:
+        """Go on by so many bytes."""
+        beyond = (count < 0) | (count > self.end - self.at)
+        self.at += np.where(beyond, 0, count)
+        self._give_up(beyond)
+
+    def _give_up(self, which: NDArray[np.bool_]) -> None:
+        if which.any():
+            self.sound &= ~which
+            self.at = np.where(which, self.end, self.at)
+
+    def peek(self, blob: bytes, count: int) -> NDArray[np.uint8]:
+        """(R, count) the bytes from here on; zeros where the run of bodies ends before."""
+        cut = b"".join([blob[at : at + count].ljust(count, b"\0") for at in self.at.tolist()])
+        return np.frombuffer(cut, np.uint8).reshape(len(self.at), count)
+
+
+class _Shape:
+    """Bodies that hold the same number of GPUs, read by the shape of the first of them."""
+
+    def __init__(self, blob: bytes, cursor: _Cursor, gpus: int, plan: _Plan) -> None:
+        """`cursor` stands behind the count of the GPUs' names."""
+        self._blob = blob
+        self._cursor = cursor
+        self._gpus = gpus
+        self._plan = plan
+        self._fits = np.ones(len(cursor.at), np.bool_)
+        self.gpus_end = cursor.at
+        self._floats: dict[str, NDArray[np.float32]] = {}
+        self._masks: dict[str, NDArray[np.int64]] = {}
+
+    def read(self) -> NDArray[np.bool_]:
+        """(R,) which bodies have the shape of the first, and end where their bytes do."""
+        cursor = self._cursor
+        for _ in range(self._gpus):
+            cursor.skip(cursor.long())
+        self._fits &= cursor.buffer[cursor.at] == 0  # the end of the array
+        cursor.skip(1)
+        self.gpus_end = cursor.at.copy()
+        for floats, names in _stretches(self._plan.arrays):
+            if floats:
+                self._read_floats(names)
+            else:
+                for name in names:
+                    self._read_longs(name)
+        self._fits &= cursor.sound & (cursor.at == cursor.end)
+        return self._fits
+
+    def alike(
+        self, rows: NDArray[np.int64], fits: NDArray[np.bool_], longs: dict[str, NDArray[np.int64]], names: _Names
+    ) -> Alike:
+        """What was read of those that fit."""
+        everyone = bool(fits.all())
+        places, node_code = names.nodes()
+        serials, gpu_code = names.gpus()
+        return Alike(
+            rows=rows,
+            longs=longs,
+            floats={name: values if everyone else values[fits] for name, values in self._floats.items()},
+            masks={name: values if everyone else values[fits] for name, values in self._masks.items()},
+            places=places,
+            node_code=node_code,
+            serials=serials,
+            gpu_code=gpu_code,
+        )
+
+    def _read_floats(self, names: Sequence[str]) -> None:
+        """A stretch of float arrays: its size is the same in all bodies of the shape, so it is cut out as rows."""
+        cursor, gpus = self._cursor, self._gpus
+        at, fields, offered = int(cursor.at[0]), [], []
+        for name in names:
+            if at < len(self._blob) and self._blob[at] != 0:
+                fields += [(f"{name} count", "u1"), (name, "<f4", (gpus,))]
+                offered.append(name)
+                at += 1 + 4 * gpus
+            fields.append((f"{name} end", "u1"))
+            at += 1
+        layout = np.dtype(fields)
+        rows = cursor.peek(self._blob, layout.itemsize).view(layout)[:, 0]
+        cursor.skip(layout.itemsize)
+        for name in names:
+            self._fits &= rows[f"{name} end"] == 0
+        for name in offered:
+            self._fits &= rows[f"{name} count"] == 2 * gpus
+            self._floats[name] = rows[name]
+
+    def _read_longs(self, name: str) -> None:
+        """An array of whole numbers, as a rule of one byte each."""
+        cursor, gpus = self._cursor, self._gpus
+        if cursor.buffer[cursor.at[0]] == 0:
+            self._fits &= cursor.buffer[cursor.at] == 0
+            cursor.skip(1)
+            return
+        small = cursor.peek(self._blob, gpus + 2)
+        if (small[:, 0] == 2 * gpus).all() and (small[:, 1:] < 0x80).all() and (small[:, -1] == 0).all():
+            cursor.skip(gpus + 2)
+            coded = small[:, 1:-1].astype(np.int64)
+            self._masks[name] = (coded >> 1) ^ -(coded & 1)
+            return
+        self._fits &= cursor.long() == gpus
+        self._masks[name] = np.stack([cursor.long() for _ in range(gpus)], axis=1)
+        self._fits &= cursor.buffer[cursor.at] == 0
+        cursor.skip(1)
+
+
+def _stretches(arrays: Sequence[tuple[str, str]]) -> Iterator[tuple[bool, list[str]]]:
+    """Neighbours that are all float arrays, or all not."""
+    names: list[str] = []
+    floats = False
+    for name, kind in arrays:
+        if names and (kind == "float") is not floats:
+            yield floats, names
+            names = []
+        floats = kind == "float"
+        names.append(name)
+    if names:
+        yield floats, names
+
+
+_who: dict[bytes, tuple[Place, int]] = {}
+_sets: dict[bytes, tuple[tuple[str, ...], NDArray[np.uint32]]] = {}
+
+
+class _Names:
+    """The names in bodies, looked up by their bytes: each spelling is decoded once in the life of the process."""
+
+    def __init__(
+        self,
+        blob: bytes,
+        who_begin: NDArray[np.int64],
+        who_end: NDArray[np.int64],
+        gpus_begin: NDArray[np.int64],
+        gpus_end: NDArray[np.int64],
+    ) -> None:
+        who = [blob[a:b] for a, b in zip(who_begin.tolist(), who_end.tolist(), strict=True)]
+        gpus = [blob[a:b] for a, b in zip(gpus_begin.tolist(), gpus_end.tolist(), strict=True)]
+        for spelt in set(who) - _who.keys():
+            if names := _strings(spelt, 4):
+                site, rack, node, _ = names
+                _who[spelt] = ((site, rack, node), int(NODES.of([node])[0]))
+        for spelt in set(gpus) - _sets.keys():
+            if names := _strings(spelt[1:], spelt[0] // 2):
+                _sets[spelt] = (tuple(names), GPUS.of(names))
+        self._nodes = list(map(_who.get, who))
+        self._sets = list(map(_sets.get, gpus))
+        self.readable = np.fromiter(
+            (a is not None and b is not None for a, b in zip(self._nodes, self._sets, strict=True)),
+            np.bool_,
+            len(who),
+        )
+        """(R,) whether all names of a body are text."""
+
+    def nodes(self) -> tuple[list[Place], NDArray[np.uint32]]:
+        """Place and number of each readable body's node."""
+        known = [node for node, readable in zip(self._nodes, self.readable, strict=True) if node and readable]
+        return [place for place, _ in known], np.fromiter((code for _, code in known), np.uint32, len(known))
+
+    def gpus(self) -> tuple[list[tuple[str, ...]], NDArray[np.uint32]]:
+        """Serials and numbers of each readable body's GPUs."""
+        known = [gpus for gpus, readable in zip(self._sets, self.readable, strict=True) if gpus and readable]
+        return [serials for serials, _ in known], np.stack([codes for _, codes in known])
+
+
+def _strings(spelt: bytes, count: int) -> list[str] | None:
+    """`count` Avro strings, one behind the other; None where they are no text."""
+    found, at = [], 0
+    for _ in range(count):
+        size, shift = 0, 0
+        while spelt[at] >= 0x80:
+            size |= (spelt[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+        size = (size | spelt[at] << shift) >> 1
+        at += 1
+        try:
+            found.append(spelt[at : at + size].decode())
+        except UnicodeDecodeError:
+            return None
+        at += size
+    return found

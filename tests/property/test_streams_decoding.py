@@ -1,0 +1,108 @@
+"""Whatever a run holds, decoding it together gives what decoding its records one by one gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import HEADER_BYTES, CodecError
+from schemas.records import GpuSample
+from schemas.registry import current
+from streams.layouts import alike
+from streams.samples import METRICS, THROTTLE, UNKNOWN_BITS, SampleDecoder
+from tests.streams_scenes import CODEC, START_MS, Message, message, sample
+
+FLOATS = st.floats(width=32)
+NUMBERS = st.integers(-(2**31), 2**31) | st.integers(-(2**63), 2**63 - 1)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> GpuSample:
+    """A node's sample: some metrics offered, others not; now and then an array of a wrong length."""
+    gpus = draw(st.lists(st.text(max_size=20), max_size=9) | st.just([f"{n}" for n in range(70)]))
+    fields: dict[str, Any] = {}
+    for name in draw(st.lists(st.sampled_from(METRICS), max_size=6)):
+        length = draw(st.sampled_from([len(gpus)] * 9 + [len(gpus) + 1]))
+        fields[name] = draw(st.lists(FLOATS, min_size=length, max_size=length))
+    if draw(st.booleans()):
+        fields[THROTTLE] = draw(st.lists(NUMBERS, min_size=len(gpus), max_size=len(gpus)))
+    made = sample(draw(st.text(max_size=9)), draw(st.integers(-5, 5)), gpus, rack=draw(st.text(max_size=3)), **fields)
+    return msgspec.structs.replace(made, sequence=draw(NUMBERS), boot_id=draw(st.text(max_size=40)))
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[Message]:
+    """Samples of few shapes, some of them with bytes changed, cut, or put in."""
+    shapes = draw(st.lists(records(), min_size=1, max_size=4))
+    values = []
+    for _ in range(draw(st.integers(1, 12))):
+        value = bytearray(CODEC.encode(draw(st.sampled_from(shapes))))
+        if draw(st.integers(0, 3)) == 0:
+            at = draw(st.integers(HEADER_BYTES, len(value) - 1))
+            end = at + draw(st.integers(0, 3))
+            value[at:end] = draw(st.binary(max_size=3))
+        values.append(bytes(value))
+    return [message(value, offset, START_MS) for offset, value in enumerate(values)]
+
+
+def one_by_one(run: list[Message]) -> tuple[list[GpuSample], set[int]]:
+    """What the plain codec makes of a run: the records that can be used, and which messages cannot."""
+    good, bad = [], set()
+    for one in run:
+        try:
+            record = CODEC.decode(one.value, GpuSample)
+        except CodecError:
+            bad.add(one.offset)
+            continue
+        arrays = [getattr(record, name) for name in (*METRICS, THROTTLE, "gpu_index")]
+        fits = all(len(array) in (0, len(record.gpus)) for array in arrays)
+        if fits and 0 <= record.tick_ms <= START_MS + 60_000:
+            good.append(record)
+        else:
+            bad.add(one.offset)
+    return good, bad
+
+
+@given(runs())
+def test_a_run_is_what_its_records_are(run: list[Message]) -> None:
+    decoded = SampleDecoder(CODEC, future_ms=60_000)(run)
+    good, bad = one_by_one(run)
+    assert {rejected.message.offset for rejected in decoded.rejected} == bad
+    if decoded.columns is None:
+        assert not good
+        return
+    columns = decoded.columns
+    assert list(columns.places) == [(one.site, one.rack, one.node) for one in good]
+    assert [list(serials) for serials in columns.serials] == [one.gpus for one in good]
+    assert columns.tick_ms.tolist() == [one.tick_ms for one in good]
+    assert columns.interval_ms.tolist() == [one.interval_ms for one in good]
+    assert columns.gpu_count.tolist() == [len(one.gpus) for one in good]
+    for row, name in enumerate(METRICS):
+        expected = [value for one in good for value in getattr(one, name) or [float("nan")] * len(one.gpus)]
+        assert np.array_equal(columns.values[row], np.array(expected, np.float32), equal_nan=True), name
+    assert columns.throttle.tolist() == [
+        bits for one in good for bits in one.throttle_reasons or [UNKNOWN_BITS] * len(one.gpus)
+    ]
+    # the numbers stand for names
+    assert len(set(columns.node_code.tolist())) == len({one.node for one in good})
+    assert len(set(columns.gpu_code.tolist())) == len({gpu for one in good for gpu in one.gpus})
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.lists(records(), max_size=3))
+def test_garbage_is_left_to_the_general_decoder(garbage: list[bytes], samples: list[GpuSample]) -> None:
+    bodies = [*garbage, *(CODEC.encode(one)[HEADER_BYTES:] for one in samples)]
+    found, left = alike(current("GpuSample"), bodies)
+    assert sorted([*left.tolist(), *(int(row) for one in found for row in one.rows)]) == list(range(len(bodies)))
+
+
+def test_the_samples_of_a_fleet_need_no_general_decoder() -> None:
+    node = {name: [1.5] * 8 for name in METRICS}
+    bodies = [CODEC.encode(sample(f"n{n}", n, 8, **node, throttle_reasons=[n] * 8))[HEADER_BYTES:] for n in range(200)]
+    bodies += [CODEC.encode(sample(f"tray{n}", n, 4, power_watts=[7.0] * 4))[HEADER_BYTES:] for n in range(50)]
+    found, left = alike(current("GpuSample"), bodies)
+    assert not len(left)
+    assert sorted(len(one.rows) for one in found) == [50, 200]
