@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def main(given: dict[str, Any]) -> None:
         auto_offset_reset="earliest",
         loglevel="ERROR",
         use_changelog_topics=False,
+        state_dir=str(Path(tempfile.gettempdir()) / given["group"]),  # stays empty
     )
     topic = app.topic(given["topic"], value_deserializer="bytes", key_deserializer="bytes")
 
