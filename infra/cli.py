@@ -10,6 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from infra.commands.decode import app as decode_app
+from infra.commands.diagnose import app as diagnose_app
+from infra.commands.facility import app as facility_app
+from infra.commands.inventory import app as inventory_app
+from infra.commands.simulate import simulate as simulate_command
 from infra.errors import MisuseError, OperatorError
 from infra.options import Options
 
@@ -32,6 +36,9 @@ app = typer.Typer(
 replay_app = typer.Typer(help="Send what was recorded through the pipeline again.", no_args_is_help=True)
 app.add_typer(replay_app, name="replay", rich_help_panel="Ask and try")
 app.add_typer(decode_app, name="decode", rich_help_panel="Ask and try")
+app.add_typer(inventory_app, name="inventory", rich_help_panel="Ask and try")
+app.add_typer(facility_app, name="facility", rich_help_panel="Ask and try")
+app.add_typer(diagnose_app, name="diagnose", rich_help_panel="Ask and try")
 
 _RUN = "Run"
 _ASK = "Ask and try"
@@ -207,9 +214,11 @@ def alerts(context: typer.Context) -> None:
 def agent(
     context: typer.Context,
     once: Annotated[bool, typer.Option("--once", help="Read every source one time and end; needs no Kafka.")] = False,
-    print_: Annotated[bool, typer.Option("--print", help="With --once: print the records as JSON lines.")] = False,
+    print_: Annotated[
+        bool, typer.Option("--print", help="With --once: show them as a page; with --json as JSON lines.")
+    ] = False,
 ) -> None:
-    """The agent of this node: reads its GPUs and its kernel log.
+    """The agent of this node: reads its GPUs, kernel log, host, fabric ports, and the devices around it.
 
     [dim]fleetpulse agent --once --print     what this node would send, without sending it[/]
     """
@@ -225,12 +234,7 @@ def agent(
     roles.agent(_options(context).settings())
 
 
-@app.command(rich_help_panel=_PARTS)
-def simulate(context: typer.Context) -> None:
-    """The simulated fleet: racks of GPUs that compute, and that break on schedule (settings: simulate)."""
-    from infra.commands import roles
-
-    roles.simulate(_options(context).settings())
+app.command(rich_help_panel=_ASK)(simulate_command)
 
 
 @app.command(rich_help_panel=_ASK)
@@ -254,6 +258,9 @@ def _options(context: typer.Context) -> Options:
 _COMMANDS = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback} | {
     "replay",
     "decode",
+    "inventory",
+    "facility",
+    "diagnose",
 }
 _ANYWHERE = {"--config": 1, "--data-dir": 1, "--json": 0, "--debug": 0}
 

@@ -11,25 +11,29 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import structlog
 
 from producers import metrics
-from producers.discovery import GpuIdentity, InventorySource, Roster
-from producers.kernel_log.events import GpuMap
-from producers.kernel_log.source import KernelLogSource
-from producers.nvml import NvmlSource
-from producers.nvml_library import Library, Nvml
+from producers.node import Schedule, sources
+from producers.nvml_interface import Nvml
 from producers.publisher import PRECIOUS_LAST, Publisher, Sequences
 from producers.settings import MIB, AgentSettings
-from producers.source import Origin, Reading, Source, Worker, boot_id
+from producers.source import Origin, Reading, Worker, boot_id
 from producers.spool import Spool, SpoolError
 from schemas.catalog import Catalog, load
-from schemas.records import GpuSample, HardwareEvent, InventoryRecord, Record
-from schemas.topics import EVENTS, INVENTORY, SAMPLES
+from schemas.records import (
+    FacilitySample,
+    GpuCounters,
+    GpuSample,
+    HardwareEvent,
+    InventoryRecord,
+    NodeSample,
+    Record,
+)
+from schemas.topics import COUNTERS, EVENTS, FACILITY, INVENTORY, NODE_SAMPLES, SAMPLES
 
 log = structlog.get_logger()
 
@@ -39,35 +43,16 @@ _CATCH_UP_S = 0.02
 """The same while the spool is being sent: 2,000 records each time."""
 _DROPS_EVERY_S = 10.0
 """Dropped records are summed up so long before they become an event."""
-_INVENTORY_LOOK_MS = 1_000
-"""How often the inventory is compared with what was sent."""
 _HOLD_S = 30.0
 """A source that commits with its next read waits at most so long for what it gave to be safe."""
-
-
-@dataclass(slots=True, eq=False)
-class Schedule:
-    """When a source is read, and how it does."""
-
-    source: Source
-    period_ms: int
-    deadline_s: float
-    commits: bool = False
-    """A read says that what the one before gave is safe, so it waits until it is: acknowledged, or on disk.
-    The first read says where the source begins, so it is ordered at once.
-    """
-    ordered: bool = False
-    """A read is under way, or what it gave has not been taken yet."""
-    gave: bool = False
-    """The last read gave records."""
-    due_ms: int = 0
-    """The tick at which it is read next."""
-    overdue: bool = False
-    """The running read was reported as hanging."""
-    failing: bool = False
-    """The last read raised an error, which was reported."""
-    held_since: float | None = None
-    """Since when its reads wait."""
+_TOPIC_OF: Mapping[type[Record], str] = {
+    GpuSample: SAMPLES,
+    GpuCounters: COUNTERS,
+    NodeSample: NODE_SAMPLES,
+    FacilitySample: FACILITY,
+    HardwareEvent: EVENTS,
+}
+"""What is numbered, and keyed by rack."""
 
 
 class Agent:
@@ -128,19 +113,17 @@ class Agent:
         if left:
             log.warning("kafka did not take everything in time: the rest waits in the spool", records=left)
         for schedule in self._schedules.values():
-            if isinstance(schedule.source, KernelLogSource):
-                schedule.source.close()  # commits, now that all it gave is safe
+            if close := getattr(schedule.source, "close", None):
+                close()  # the kernel log commits, now that all it gave is safe
 
     def send(self, record: Record) -> None:
         """Number a record and publish it where it belongs."""
-        if isinstance(record, GpuSample):
-            record = msgspec.structs.replace(record, sequence=self._sequences.take(SAMPLES))
-            self._publisher.publish(SAMPLES, self._origin.rack, record)
-        elif isinstance(record, HardwareEvent):
-            record = msgspec.structs.replace(record, sequence=self._sequences.take(EVENTS))
-            self._publisher.publish(EVENTS, self._origin.rack, record)
-        elif isinstance(record, InventoryRecord):
+        if isinstance(record, InventoryRecord):
             self._publisher.publish(INVENTORY, record.component, record)
+        elif isinstance(record, (GpuSample, GpuCounters, NodeSample, FacilitySample, HardwareEvent)):
+            topic = _TOPIC_OF[type(record)]
+            numbered = msgspec.structs.replace(record, sequence=self._sequences.take(topic))
+            self._publisher.publish(topic, record.rack, numbered)
         else:
             raise TypeError(f"no source of a node gives a {type(record).__name__}")
 
@@ -194,7 +177,7 @@ class Agent:
             self._say("source_recovered", text, {"source": reading.source, "took_s": f"{reading.took_s:.1f}"})
         for record in reading.records:
             # values of a read that hung are of no known moment; what happened, happened
-            if not (was_overdue and isinstance(record, GpuSample)):
+            if not (was_overdue and isinstance(record, (GpuSample, NodeSample))):
                 self.send(record)
 
     def _wait_s(self, now_ms: int) -> float:
@@ -227,34 +210,6 @@ class Agent:
                 count=count,
             )
         )
-
-
-def sources(settings: AgentSettings, origin: Origin, catalog: Catalog, nvml: Nvml | None = None) -> list[Schedule]:
-    """The sources of a node with their periods. `nvml` stands in for the real one."""
-    deadline_s = settings.deadline_ms / 1000
-    names = GpuMap()
-
-    def found(gpu: GpuIdentity) -> None:
-        if gpu.pci:
-            names.tell(gpu.pci, gpu.key(origin.node))
-
-    gpus = NvmlSource(
-        origin,
-        catalog,
-        nvml or Library(),
-        Roster(settings.state_dir / "gpus.json"),
-        interval_ms=settings.interval_ms,
-        found=found,
-    )
-    kernel = KernelLogSource(
-        settings.kernel_logs, origin=origin, catalog=catalog, state=settings.state_dir / "kernel_log.json", gpus=names
-    )
-    inventory = InventorySource(origin, settings, gpus.identities)
-    return [
-        Schedule(gpus, settings.interval_ms, deadline_s),
-        Schedule(kernel, settings.kernel_log_interval_ms, deadline_s, commits=True),
-        Schedule(inventory, _INVENTORY_LOOK_MS, deadline_s),
-    ]
 
 
 def run(
@@ -292,19 +247,3 @@ def run(
     finally:
         sequences.close()
         spool.close()
-
-
-def collect_once(settings: AgentSettings, *, nvml: Nvml | None = None, pause_s: float = 1.0) -> list[Record]:
-    """What NVML says of this node now, and its inventory; without Kafka, and nothing is kept.
-
-    Takes `pause_s`: a rate needs two readings, and the second is what is returned.
-    """
-    catalog = load(settings.catalog)
-    origin = Origin(settings.site, settings.rack, settings.node, boot_id())
-    gpus = NvmlSource(origin, catalog, nvml or Library(), Roster(), interval_ms=settings.interval_ms)
-    first = gpus.read(time.time_ns() // 1_000_000)
-    time.sleep(pause_s)
-    now_ms = time.time_ns() // 1_000_000
-    records = [record for record in first if not isinstance(record, GpuSample)]
-    records += [*gpus.read(now_ms), *InventorySource(origin, settings, gpus.identities).read(now_ms)]
-    return records

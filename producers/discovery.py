@@ -39,6 +39,9 @@ class GpuIdentity(msgspec.Struct, frozen=True, kw_only=True):
     vbios_version: str | None = None
     module: int | None = None
     nvlink_domain: str | None = None
+    board_part_number: str | None = None
+    inforom_version: str | None = None
+    """Of the whole image, such as `G520.0200.00.05`."""
 
     def key(self, node: str) -> str:
         """Its name in `GpuSample.gpus`: the serial, else the UUID, else its slot."""
@@ -151,6 +154,8 @@ def inventory(
                 sku=gpu.sku,
                 driver_version=gpu.driver_version,
                 vbios_version=gpu.vbios_version,
+                board_part_number=gpu.board_part_number,
+                inforom_version=gpu.inforom_version,
                 source="discovered",
                 seen_ms=seen_ms,
             )

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pynvml
 import structlog
 
 from producers import metrics
 from producers.discovery import GpuIdentity, Roster, has_nvidia_gpu, without_shared_serials
-from producers.nvml_library import Nvml, NvmlError
-from producers.nvml_metrics import COLUMNS, DRIVER_GONE, LOST, METRICS, THROTTLE, UNSUPPORTED, Way
+from producers.nvml_interface import Nvml, NvmlError
+from producers.nvml_metrics import COLUMNS, DRIVER_GONE, LOST, METRICS, THROTTLE, UNSUPPORTED, Way, explained
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.records import GpuSample, HardwareEvent, Record
@@ -59,7 +60,8 @@ class _Gpu:
 class NvmlSource:
     """The GPUs of this node. `read` returns one `GpuSample` (none where the node has no GPU) and what is to report.
 
-    `found` hears of every GPU that the driver lists, each time it is enumerated.
+    `found` hears of every GPU that the driver lists, each time it is enumerated. Where NVML's library is missing and
+    `stand_in` says that another source reads the GPUs, this one says nothing.
     """
 
     name = "nvml"
@@ -76,6 +78,7 @@ class NvmlSource:
         clock: Callable[[], float] = time.monotonic,
         gpu_on_bus: Callable[[], bool] = has_nvidia_gpu,
         found: Callable[[GpuIdentity], None] = lambda _: None,
+        stand_in: Callable[[], bool] = lambda: False,
     ) -> None:
         self.doing = "nothing yet"
         self._origin = origin
@@ -87,8 +90,12 @@ class NvmlSource:
         self._clock = clock
         self._gpu_on_bus = gpu_on_bus
         self._found = found
+        self._stand_in = stand_in
         self._gpus = [_Gpu(identity) for identity in roster.known]
+        self._shown: tuple[tuple[GpuIdentity, Any], ...] = ()
         self._asked = False
+        self.library_missing = False
+        """There is no NVML on this machine; nvidia-smi may be asked instead."""
         self._open = False
         self._reopen_at = -math.inf
         self._driver_event_sent = False
@@ -100,6 +107,13 @@ class NvmlSource:
     def identities(self) -> Sequence[GpuIdentity] | None:
         """The GPUs known so far, lost ones too; None before the driver was asked for the first time."""
         return [gpu.identity for gpu in self._gpus] if self._asked else None
+
+    def handles(self) -> Sequence[tuple[GpuIdentity, Any]] | None:
+        """The GPUs as of the last read, each with what NVML knows it by (None while it is lost), for other sources.
+
+        None before the driver was asked for the first time. They lie still: any thread may ask.
+        """
+        return self._shown if self._asked else None
 
     def read(self, now_ms: int) -> Iterable[Record]:
         """One tick."""
@@ -114,42 +128,51 @@ class NvmlSource:
             except NvmlError as error:
                 self._lose_driver(error, now_s, now_ms, events)
         self.doing = "nothing"
-        if not self._gpus:
+        self._show()
+        if not self._gpus or (self.library_missing and self._stand_in()):
             return events
         for state in ("read", "lost", "unreadable"):
             metrics.GPUS.labels(state).set(sum(gpu.state == state for gpu in self._gpus))
         return [*events, self._sample(rows or [_nothing() for _ in self._gpus], now_ms)]
 
+    def _show(self) -> None:
+        self._shown = tuple((gpu.identity, gpu.handle) for gpu in self._gpus)
+
     def _open_driver(self, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
         self.doing = "opening the driver"
         try:
             self._nvml.open()
+            self._open, self.library_missing = True, False
             self._find(now_s, now_ms, events)
         except NvmlError as error:
             self._lose_driver(error, now_s, now_ms, events)
             return
         finally:
             self._asked = True
-        self._open = True
         if self._driver_event_sent:
             self._driver_event_sent = False
             events.append(self._event("driver_recovered", now_ms, raw="NVML can be initialised again"))
 
     def _lose_driver(self, error: NvmlError, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
-        if self._open:
-            self.doing = "closing the driver"
-            self._nvml.close()
-            self._open = False
         self._reopen_at = now_s + DRIVER_RETRY_S
         for gpu in self._gpus:
             gpu.handle, gpu.plan = None, None
             gpu.totals.clear()
+        self._show()  # before NVML goes: nobody shall ask it any more
+        if self._open:
+            self.doing = "closing the driver"
+            self._nvml.close()
+            self._open = False
+        self.library_missing = error.code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
         if self._driver_event_sent:
+            return
+        if self.library_missing and self._stand_in():
+            log.debug("NVML is not on this machine: nvidia-smi is asked instead", nvml=str(error))
             return
         self._driver_event_sent = True
         if self._roster.known or self._gpu_on_bus():
             details = {"error": str(error), "code": str(error.code)}
-            events.append(self._event("driver_unavailable", now_ms, details=details, raw=f"NVML: {error}"))
+            events.append(self._event("driver_unavailable", now_ms, details=details, raw=f"NVML: {explained(error)}"))
             log.error("the GPU driver cannot be reached", error=str(error), retry_s=DRIVER_RETRY_S)
         else:
             log.info("this machine has no NVIDIA GPU: events only", nvml=str(error))
@@ -180,11 +203,10 @@ class NvmlSource:
         for identity in unique:
             self._found(identity)
         kept = {gpu.identity.key(node): gpu for gpu in self._gpus}
-        self._gpus = []
-        for identity in self._roster.known:
-            gpu = kept.get(identity.key(node)) or _Gpu(identity)
+        # other threads look at the list: a new one takes the place of the old
+        self._gpus = [kept.get(identity.key(node)) or _Gpu(identity) for identity in self._roster.known]
+        for gpu, identity in zip(self._gpus, self._roster.known, strict=True):
             gpu.identity, gpu.handle, gpu.plan = identity, handles.get(identity.key(node)), None
-            self._gpus.append(gpu)
             if gpu.handle is None:
                 why = str(mute.pop(identity.index, "NVML does not list it any more"))
                 self._lose(gpu, why, now_s, now_ms, events)
@@ -321,7 +343,7 @@ class NvmlSource:
             return
         for metric in new:
             gpu.told[metric] = now_s
-        raw = "; ".join(f"{COLUMNS[metric]}: {problems[metric]}" for metric in new)
+        raw = "; ".join(f"{COLUMNS[metric]}: {explained(problems[metric])}" for metric in new)
         details = {"metrics": ",".join(COLUMNS[metric] for metric in new)}
         events.append(self._event("metric_unreadable", now_ms, gpu=gpu.identity, details=details, raw=f"NVML: {raw}"))
 

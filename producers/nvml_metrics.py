@@ -1,10 +1,15 @@
-"""How each metric of `gpu.samples` is read from NVML: which call, in which unit, and which values can be."""
+"""How each metric of `gpu.samples` is read from NVML: which call, in which unit, and which values can be.
+
+Also what NVML's errors mean to a reader: `UNSUPPORTED`, `LOST`, `DRIVER_GONE`, `explained`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import pynvml
+
+from producers.nvml_interface import NvmlError
 
 KIB = 1024.0
 MIB = 1024.0 * 1024.0
@@ -91,3 +96,12 @@ DRIVER_GONE = frozenset(
     }
 )
 """Nobody can be asked until NVML is opened again."""
+
+
+def explained(error: NvmlError) -> str:
+    """What NVML said, and what to do about it where that is known."""
+    if error.code == pynvml.NVML_ERROR_NO_PERMISSION:
+        return f"{error} (run the agent as root; for activity also NVreg_RestrictProfilingToAdminUsers=0)"
+    if error.code == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+        return f"{error} (the driver was updated under the agent: restart it)"
+    return str(error)

@@ -26,11 +26,11 @@ from producers.settings import MIB, PublisherSettings
 from producers.spool import Entry, Spool
 from schemas.codec import Codec, SingleObjectCodec
 from schemas.records import Record
-from schemas.topics import EVENTS, INVENTORY, SAMPLES
+from schemas.topics import COUNTERS, EVENTS, FACILITY, INVENTORY, NODE_SAMPLES, SAMPLES
 
 log = structlog.get_logger()
 
-PRECIOUS_LAST = (SAMPLES, INVENTORY, EVENTS)
+PRECIOUS_LAST = (SAMPLES, FACILITY, NODE_SAMPLES, COUNTERS, INVENTORY, EVENTS)
 """What a node sends, the first to be given up in front: samples come again, an event does not."""
 _REPLAY_WINDOW = 2000
 """Records of the spool under way at once: some 2 MB, enough to fill requests and far less than the queue."""
@@ -62,7 +62,7 @@ class Sequences:
     """
 
     _NUMBER = Struct("<q")
-    _HEAD_BYTES = 64
+    _HEAD_BYTES = 256
 
     def __init__(self, boot_id: str, topics: Sequence[str] = PRECIOUS_LAST, path: Path | None = None) -> None:
         self._next = dict.fromkeys(topics, 0)

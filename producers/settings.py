@@ -8,6 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from producers.dcgm.settings import DiagnosticsSettings, ExporterSettings
+from producers.facility.settings import FacilitySettings
+from producers.host.settings import HostSettings
+from producers.infiniband.settings import InfiniBandSettings
+
 MIB = 1024 * 1024
 
 FaultName = Literal["gpu_falls_off_bus", "gpu_overheats", "nvlink_fails", "node_goes_silent"]
@@ -52,12 +57,18 @@ class AgentSettings(_Settings):
     leaf_switch: str | None = Field(default=None, description="The leaf switch of the node's fabric ports.")
     pdu: str | None = Field(default=None, description="The PDU or power shelf that feeds this node.")
     interval_ms: int = Field(default=1000, ge=100, le=3_600_000, description="How often GPUs are read.")
+    counters_interval_ms: int = Field(
+        default=30_000,
+        ge=1000,
+        le=3_600_000,
+        description="How often the GPUs' error counters, limits and modes are read.",
+    )
     deadline_ms: int = Field(
         default=1000, ge=50, description="A read that takes longer is reported as hanging, and its ticks are skipped."
     )
     kernel_logs: tuple[Path, ...] = Field(
         default=(Path("/dev/kmsg"),),
-        description="Where kernel messages are read: /dev/kmsg, or log files that are followed.",
+        description="Where kernel messages are read: /dev/kmsg, log files that are followed, or journal: for journald.",
     )
     kernel_log_interval_ms: int = Field(
         default=250, ge=50, le=60_000, description="How often kernel logs are looked at."
@@ -72,6 +83,11 @@ class AgentSettings(_Settings):
     catalog: Path | None = Field(
         default=None, description="A catalogue file of your own, layered over the one that ships."
     )
+    host: HostSettings = HostSettings()
+    infiniband: InfiniBandSettings = InfiniBandSettings()
+    dcgm_exporter: ExporterSettings = ExporterSettings()
+    dcgm_diag: DiagnosticsSettings = DiagnosticsSettings()
+    facility: FacilitySettings = FacilitySettings()
     publish: PublisherSettings = PublisherSettings()
 
 
@@ -109,7 +125,12 @@ class SimulateSettings(_Settings):
     racks: tuple[RackSpec, ...] = Field(
         (RackSpec(kind="hgx", racks=2), RackSpec(kind="nvl72", racks=2)), min_length=1, description="The racks."
     )
+    racks_per_leaf: int = Field(default=1, ge=1, description="Neighbouring racks of a kind that share a leaf switch.")
     interval_ms: int = Field(default=1000, ge=100, le=60_000, description="Time between ticks.")
+    counters_interval_s: int = Field(default=30, ge=1, description="Time between two readings of the error counters.")
+    host_interval_s: int = Field(
+        default=60, ge=1, description="Time between two samples of the hosts and their fabric ports."
+    )
     duration_s: float | None = Field(
         default=90.0, gt=0, description="How long it runs, in the fleet's own time; none: until it is stopped."
     )
@@ -120,6 +141,23 @@ class SimulateSettings(_Settings):
         description="Scripted faults, one of each, each in a rack of its own where there are enough racks.",
     )
     inject: tuple[Injection, ...] = Field(default=(), description="More faults, at given places and times.")
+    fault_rate: float = Field(
+        default=0.0,
+        ge=0,
+        description="Faults of the library come by chance: so many times as often as published (1: as often); 0: none.",
+    )
+    fault_mix: Literal["published", "even"] = Field(
+        default="published",
+        description="published: each kind as often as in real fleets. even: as many faults, every kind as often.",
+    )
+    fault_kinds: tuple[str, ...] = Field(
+        default=(), description="Only these kinds of the library, as in producers/simulate/library.toml; empty: all."
+    )
+    harmless_rate: float = Field(
+        default=1.0,
+        ge=0,
+        description="The same as fault_rate for what is no fault, such as program errors; only where that is above 0.",
+    )
     application_errors: bool = Field(
         default=True, description="Now and then a job fails by its own fault (XID 13, 31, 43), which must wake nobody."
     )

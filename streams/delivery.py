@@ -17,8 +17,8 @@ from faust.exceptions import ProducerSendError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from schemas.codec import Codec
-from schemas.records import Anomaly, Fault, Incident, Record
-from schemas.topics import ANOMALIES, DEAD_LETTERS, FAULTS, INCIDENTS, STREAMS_STATE
+from schemas.records import Anomaly, Fault, HardwareEvent, Incident, Record
+from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, STREAMS_STATE
 from streams import metrics
 from streams.partitions import Outcome, dead_letter
 
@@ -29,6 +29,7 @@ LARGEST_BYTES = 8 * 1024 * 1024
 """Of a record before compression. A broker takes a megabyte after it, unless told otherwise."""
 OUTPUTS: Mapping[type[Record], tuple[str, Callable[[Any], str]]] = {
     Anomaly: (ANOMALIES, lambda anomaly: anomaly.rack),
+    HardwareEvent: (EVENTS, lambda event: event.rack),
     Fault: (FAULTS, lambda fault: fault.site),
     Incident: (INCIDENTS, lambda incident: incident.site),
 }

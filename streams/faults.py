@@ -14,9 +14,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from schemas.catalog import ACTIONS, SEVERITIES, Catalog, ClearsOn, Entry
+from schemas.catalog import ACTIONS, COMPONENT_KINDS, SEVERITIES, Catalog, ClearsOn, Entry
 from schemas.catalog.causes import Causes
-from schemas.ids import gpu_id, node_id, stable_id
+from schemas.ids import gpu_id, node_id, port_id, stable_id
 from schemas.records import Anomaly, Evidence, Fault, HardwareEvent
 from streams.topology import Topology
 
@@ -56,6 +56,8 @@ class OpenFault(msgspec.Struct, kw_only=True):
     """The node's boot id at the last evidence."""
     standing: list[str] = []
     """Anomalies that are raised and not cleared."""
+    points: list[str] = []
+    """What events have reported and none has told to be over (`_point`): the fault ends with the last of them."""
     remembered: list[str] = []
     """Ids of the last evidence."""
     arrived_ms: int = 0
@@ -109,8 +111,8 @@ class FaultBook:
         entry = self._catalog.of(event)
         if entry.fault_class == INFORMATIONAL:
             return written
-        component_kind = self._catalog.faults[entry.fault_class].component_kind
         gpu = event.gpu or self._topology.gpu_at(event.node, event.pci)
+        component_kind, component = _component(self._catalog.faults[entry.fault_class].component_kind, event, gpu)
         evidence = Evidence(id=event.event_id, at_ms=event.event_ms, source=event.source, text=_text(event, entry))
         seed = Fault(
             fault_id="",
@@ -121,7 +123,7 @@ class FaultBook:
             node=event.node,
             gpu=gpu if component_kind == "gpu" else None,
             pci=event.pci or (self._topology.pci_of(gpu) if component_kind == "gpu" else None),
-            component=_component(component_kind, event, gpu),
+            component=component,
             component_kind=component_kind,
             fault_class=entry.fault_class,
             code=event.code,
@@ -135,7 +137,7 @@ class FaultBook:
             evidence=[evidence],
             observed_ms=event.observed_ms,
         )
-        return written + self._fold(seed, arrived_ms, source, boot_id=event.boot_id)
+        return written + self._fold(seed, arrived_ms, source, boot_id=event.boot_id, point=_point(event))
 
     def on_anomaly(self, anomaly: Anomaly, arrived_ms: int, offset: int | None = None) -> list[Fault]:
         """Fold a detector's finding in: raised ones open or feed a fault, cleared ones may end it."""
@@ -224,6 +226,7 @@ class FaultBook:
         *,
         boot_id: str | None = None,
         standing: str | None = None,
+        point: str | None = None,
     ) -> list[Fault]:
         key = f"{seed.component}|{seed.fault_class}"
         evidence = seed.evidence[0]
@@ -246,6 +249,8 @@ class FaultBook:
         found.boot_id = boot_id or found.boot_id
         if standing:
             found.standing.append(standing)
+        if point and point not in found.points:
+            found.points = [*found.points[1 - _REMEMBERED :], point]
         self._touched.add(key)
         count = found.fault.count
         worth_writing = (
@@ -284,6 +289,7 @@ class FaultBook:
 
     def _ends_by(self, event: HardwareEvent, arrived_ms: int, source: _Source) -> Iterator[Fault]:
         """Faults that an event ends: a new boot of their node, a recovery of just what was wrong."""
+        yield from self._told_over(event, arrived_ms, source)
         trigger = _CLEARING_KINDS.get(event.kind)
         if event.kind == "xid" and event.code == 154 and event.details.get("variant") == "none":
             trigger = "recovery_action_none"
@@ -304,6 +310,26 @@ class FaultBook:
                 rebooted and self._clears_on(found, "new_boot")
             ):
                 found.take(source)
+                yield self._end(key, event.event_ms, arrived_ms)
+
+    def _told_over(self, event: HardwareEvent, arrived_ms: int, source: _Source) -> Iterator[Fault]:
+        """Faults of which an event says that the last thing reported is over: a port that runs at full speed again."""
+        ends = self._catalog.of(event).ends
+        if not ends:
+            return
+        told = event.details.get("kind") or event.details.get("condition", "")
+        over = {f"{told if kind == '*' else kind}|{_place(event)}" for kind in ends}
+        gpu = event.gpu or self._topology.gpu_at(event.node, event.pci)
+        _, component = _component("gpu" if event.gpu or event.pci else "node", event, gpu)
+        for key, found in sorted(self._open.items()):
+            if found.fault.component != component or found.has_taken(source) or over.isdisjoint(found.points):
+                continue
+            if event.event_ms < found.fault.first_ms:
+                continue
+            found.points = [one for one in found.points if one not in over]
+            found.take(source)
+            self._touched.add(key)
+            if not found.points and not found.standing:
                 yield self._end(key, event.event_ms, arrived_ms)
 
     def _clears_on(self, found: OpenFault, trigger: ClearsOn) -> bool:
@@ -366,11 +392,29 @@ def _text(event: HardwareEvent, entry: Entry) -> str:
     return event.raw[:_LONGEST_TEXT] or entry.name
 
 
-def _component(kind: str, event: HardwareEvent, gpu: str | None) -> str:
+def _point(event: HardwareEvent) -> str:
+    """What an event reports of its component, in the words in which another event may say that it is over."""
+    return f"{event.kind if event.code is None else event.code}|{_place(event)}"
+
+
+def _place(event: HardwareEvent) -> str:
+    """The place on its component where something is wrong: a fan, a phase, a counter, a file system."""
+    return next((event.details[name] for name in ("point", "counter", "path") if name in event.details), "")
+
+
+def _component(kind: str, event: HardwareEvent, gpu: str | None) -> tuple[str, str]:
+    """Kind and id of what an event is about: what the event names itself, else what its fault class is about."""
+    named = event.details.get("component", "")
+    prefix, _, rest = named.partition(":")
+    if rest and prefix in COMPONENT_KINDS:
+        return prefix, named
+    interface, port = event.details.get("interface"), event.details.get("port")
     if kind == "gpu":
-        return gpu_id(gpu, event.node, event.pci)
+        return kind, gpu_id(gpu, event.node, event.pci)
     if kind == "nvswitch":
-        return f"nvswitch:{event.node}/{event.pci or 'unknown'}"
+        return kind, f"nvswitch:{event.node}/{event.pci or 'unknown'}"
+    if kind == "port" and interface and port and port.isdigit():
+        return kind, port_id(event.node, interface, int(port))
     if kind == "port":
-        return f"port:{event.node}/{event.details.get('interface') or event.link or 'unknown'}"
-    return node_id(event.node)
+        return kind, f"port:{event.node}/{interface or event.link or 'unknown'}"
+    return "node", node_id(event.node)

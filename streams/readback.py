@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -127,6 +127,15 @@ class Reader:
             yield from self.between(SAMPLES, partition, first, offset)
 
 
+class Learnt(NamedTuple):
+    """An inventory record, where it stands in the topic and when it got there."""
+
+    partition: int
+    offset: int
+    arrived_ms: int
+    record: InventoryRecord
+
+
 class InventoryFeed:
     """The inventory topic, followed from its beginning."""
 
@@ -135,13 +144,18 @@ class InventoryFeed:
         self._codec = codec
         self._next: dict[int, int] = {}
 
-    def follow(self) -> list[InventoryRecord]:
+    @property
+    def ends(self) -> dict[int, int]:
+        """The offsets up to which was read, by partition."""
+        return dict(self._next)
+
+    def follow(self) -> list[Learnt]:
         """What has come since, in order. Raises `KafkaException`.
 
         A `Topology` learns it where it is also asked, not in the thread that reads: between two steps of a change a
         GPU is nowhere.
         """
-        learnt: list[InventoryRecord] = []
+        learnt: list[Learnt] = []
         for partition in self._partitions():
             end = self._reader.end(INVENTORY, partition)
             for records in self._reader.between(INVENTORY, partition, self._next.get(partition, 0), end):
@@ -153,9 +167,10 @@ class InventoryFeed:
         """Let the connections go."""
         self._reader.close()
 
-    def _decode(self, record: Record) -> InventoryRecord | None:
+    def _decode(self, record: Record) -> Learnt | None:
         try:
-            return self._codec.decode(record.value, InventoryRecord)
+            decoded = self._codec.decode(record.value, InventoryRecord)
+            return Learnt(record.partition, record.offset, record.timestamp, decoded)
         except CodecError:
             return None  # the sink dead-letters it; here the place just stays unknown
 

@@ -22,5 +22,11 @@ class StreamsSettings(BaseModel):
     idle_ms: int = Field(
         10_000, ge=1000, description="A partition with no record for so long is judged by the wall clock instead."
     )
+    two_places_ms: int = Field(
+        900_000,
+        ge=1000,
+        description="A component that two places claim within so long is in both: longer than the agents' "
+        "inventory_interval_s, shorter than it takes to carry a board to another node and back.",
+    )
     max_run: int = Field(2000, ge=1, description="Records handled as one run; more starves the group's heartbeat.")
     catalog_override: str | None = Field(None, description="An operator's catalogue file, layered over ours.")

@@ -2,61 +2,112 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from schemas.catalog.causes import Near
 from schemas.ids import gpu_id
 from schemas.records import InventoryRecord
 
+DECLARED = "declared"
+"""`InventoryRecord.source` of what a file says; all else was found by somebody."""
+
+
+class _Known(NamedTuple):
+    """What is known of one component, by who says so."""
+
+    found: InventoryRecord | None = None
+    declared: InventoryRecord | None = None
+
+    def learn(self, record: InventoryRecord) -> _Known:
+        """With the newest record of either source, which replaces that of the same source only."""
+        newest = None if record.removed else record
+        return self._replace(declared=newest) if record.source == DECLARED else self._replace(found=newest)
+
+    @property
+    def place(self) -> InventoryRecord | None:
+        """Where it is: an agent that found it knows better than a file."""
+        return self.found or self.declared
+
 
 class Topology:
-    """The newest inventory record of every component. Costs about 1 KB a GPU.
+    """The newest inventory records of every GPU and node, declared and discovered. Costs about 1 KB a GPU and source.
+
+    Where something is, an agent knows best, for it found it there. What it hangs on (NVLink domain, leaf switch, PDU)
+    is nothing an agent can see: there a file goes before. The outcome does not depend on which of the two came first.
 
     What the inventory does not tell is unknown, and unknown is never the same as anything: two GPUs without an NVLink
     domain share none. A node without a declared domain is its own (the NVSwitches of an HGX board).
     """
 
     def __init__(self) -> None:
-        self._gpus: dict[str, InventoryRecord] = {}
-        self._nodes: dict[str, InventoryRecord] = {}
-        self._at_slot: dict[tuple[str, str], str] = {}
-        """(node, PCI address) to GPU serial."""
+        self._gpus: dict[str, _Known] = {}
+        self._nodes: dict[str, _Known] = {}
+        self._at_slot: dict[tuple[str, str, bool], str] = {}
+        """(node, PCI address, whether that is declared) to GPU serial."""
         self._rack_nodes: dict[tuple[str, str], set[str]] = {}
         """(site, rack) to the nodes in it."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
         if record.kind == "gpu":
-            gpu = record.component.removeprefix("gpu:")
-            before = self._gpus.pop(gpu, None)
-            if before is not None and before.node and before.pci and self.gpu_at(before.node, before.pci) == gpu:
-                del self._at_slot[before.node, before.pci]  # unless another GPU sits there by now
-            if not record.removed:
-                self._gpus[gpu] = record
-                if record.node and record.pci:
-                    self._at_slot[record.node, record.pci] = gpu
+            self._learn_gpu(record.component.removeprefix("gpu:"), record)
         elif record.kind == "node":
-            node = record.component.removeprefix("node:")
-            before = self._nodes.pop(node, None)
-            if before is not None:
-                self._rack_nodes[before.site, before.rack].discard(node)
-            if not record.removed:
-                self._nodes[node] = record
-                self._rack_nodes.setdefault((record.site, record.rack), set()).add(node)
+            self._learn_node(record.component.removeprefix("node:"), record)
+
+    def _learn_gpu(self, gpu: str, record: InventoryRecord) -> None:
+        known = self._gpus.pop(gpu, _Known())
+        is_declared = record.source == DECLARED
+        before = known.declared if is_declared else known.found
+        if before is not None and before.node and before.pci:
+            slot = before.node, before.pci, is_declared
+            if self._at_slot.get(slot) == gpu:  # unless another GPU sits there by now
+                del self._at_slot[slot]
+        now = known.learn(record)
+        if now.place is not None:
+            self._gpus[gpu] = now
+        if not record.removed and record.node and record.pci:
+            self._at_slot[record.node, record.pci, is_declared] = gpu
+
+    def _learn_node(self, node: str, record: InventoryRecord) -> None:
+        known = self._nodes.pop(node, _Known())
+        if known.place is not None:
+            self._rack_nodes[known.place.site, known.place.rack].discard(node)
+        now = known.learn(record)
+        if now.place is not None:
+            self._nodes[node] = now
+            self._rack_nodes.setdefault((now.place.site, now.place.rack), set()).add(node)
 
     def gpu_at(self, node: str, pci: str | None) -> str | None:
         """The serial of the GPU at a PCI address of a node."""
-        return self._at_slot.get((node, pci)) if pci else None
+        if not pci:
+            return None
+        return self._at_slot.get((node, pci, False)) or self._at_slot.get((node, pci, True))
 
     def pci_of(self, gpu: str | None) -> str | None:
         """The PCI address at which a GPU was last found."""
-        found = self._gpus.get(gpu) if gpu else None
-        return found.pci if found else None
+        known = self._gpus.get(gpu or "", _Known())
+        return next((record.pci for record in known if record is not None and record.pci), None)
 
     def nvlink_domain(self, gpu: str | None, node: str | None) -> str | None:
         """The NVLink domain of a GPU, else of its node, else the node itself."""
-        for record in (self._gpus.get(gpu or ""), self._nodes.get(node or "")):
+        of_gpu, of_node = self._gpus.get(gpu or "", _Known()), self._nodes.get(node or "", _Known())
+        declared = of_gpu.declared
+        if declared is not None and of_gpu.found is not None and of_gpu.found.node != declared.node:
+            declared = None  # it was moved, which the file does not know yet
+        for record in (declared, of_node.declared, of_gpu.found, of_node.found):
             if record is not None and record.nvlink_domain:
                 return record.nvlink_domain
         return node
+
+    def leaf_switch(self, node: str) -> str | None:
+        """The leaf switch of a node's fabric ports."""
+        known = self._nodes.get(node, _Known())
+        return next((one.leaf_switch for one in (known.declared, known.found) if one and one.leaf_switch), None)
+
+    def pdu(self, node: str) -> str | None:
+        """The PDU or power shelf that feeds a node."""
+        known = self._nodes.get(node, _Known())
+        return next((one.pdu for one in (known.declared, known.found) if one and one.pdu), None)
 
     def nodes_in_rack(self, site: str, rack: str) -> int:
         """How many nodes of a rack are known."""

@@ -26,6 +26,7 @@ from schemas.codec import SingleObjectCodec
 from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, SAMPLES, STREAMS_STATE
 from streams import metrics
 from streams.delivery import LARGEST_BYTES, Delivery, persistently
+from streams.inventory import InventoryWatch
 from streams.partitions import FaultPartition, IncidentPartition, Outcome, SamplePartition
 from streams.readback import InventoryFeed, Reader
 from streams.samples import Message, Rejected
@@ -38,6 +39,10 @@ log = structlog.get_logger()
 _INPUTS = (SAMPLES, EVENTS, ANOMALIES, FAULTS)
 _TIMER_S = 0.1
 _IDLE_LOOK_S = 1.0
+_FETCH_BYTES = 1024 * 1024
+"""Of one partition at once. Larger answers come so seldom that the worker waits for them (measured)."""
+_WAITING_RUNS = 32
+"""Fetched runs of a topic that wait in memory at most, some 60 MB; Faust's own limit would be thousands of them."""
 
 
 class Worker:
@@ -52,6 +57,8 @@ class Worker:
         self._catalog = load(override)
         self._topology = Topology()
         self._inventory = InventoryFeed(bootstrap, self._codec)
+        self._following = asyncio.Lock()
+        self._watch = InventoryWatch(self._catalog, settings.two_places_ms)
         self._probe = Reader(bootstrap, settings.app_id)
         self._samples: dict[int, SamplePartition] = {}
         self._faults: dict[int, FaultPartition] = {}
@@ -84,8 +91,8 @@ class Worker:
             broker_session_timeout=6.0,  # with the heartbeat: back from a kill in 4 to 18 s (measured)
             broker_heartbeat_interval=1.0,
             broker_commit_interval=1.0,
-            broker_max_poll_records=4 * self._settings.max_run,
-            consumer_max_fetch_size=8 * 1024 * 1024,
+            broker_max_poll_records=2 * self._settings.max_run,
+            consumer_max_fetch_size=_FETCH_BYTES,
             producer_acks=-1,
             producer_linger=0,
             producer_max_request_size=LARGEST_BYTES,
@@ -94,6 +101,7 @@ class Worker:
             table_standby_replicas=1,
             producer_compression_type="lz4",
             stream_wait_empty=True,
+            stream_buffer_maxsize=_WAITING_RUNS,
         )
         transport = RunTransport([URL(f"kafka://{self._bootstrap}")], app)
         transport.topics_in_runs = frozenset(_INPUTS)
@@ -115,6 +123,7 @@ class Worker:
             self.app.agent(self._topics[topic], name=f"fleetpulse.{topic}", concurrency=1)(self._agent(topic, handle))
         self._repeat(_TIMER_S, self._on_timer)
         self._repeat(_IDLE_LOOK_S, self._on_second)
+        self._repeat(_IDLE_LOOK_S, self._on_inventory)
 
     def _repeat(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         """Do it again and again with a pause between, so that it never overlaps itself, however slow Kafka is."""
@@ -256,8 +265,7 @@ class Worker:
     async def _on_second(self) -> None:
         """Follow the inventory; let the clock judge partitions in which nothing comes and nothing waits."""
         try:
-            for record in await asyncio.to_thread(self._inventory.follow):
-                self._topology.learn(record)
+            await self._follow()
         except KafkaException as error:
             log.warning("the inventory cannot be read; going on with what is known", reason=str(error))
             for held in self._samples.values():
@@ -265,6 +273,27 @@ class Worker:
         for topic, partition in sorted(self._assigned):
             if topic == SAMPLES:
                 await self._judge_quiet(partition)
+
+    async def _follow(self) -> None:
+        """Learn what has come to the inventory. Raises `KafkaException`."""
+        async with self._following:
+            for partition, offset, arrived_ms, record in await asyncio.to_thread(self._inventory.follow):
+                self._topology.learn(record)
+                self._watch.take(partition, offset, arrived_ms, record)
+
+    async def _on_inventory(self) -> None:
+        """Tell what the inventory shows: moves, contradictions. The worker that has partition 0 of the events does.
+
+        A task of its own: it waits for Kafka as long as Kafka is away, and the clock must not wait with it.
+        """
+        if (EVENTS, 0) not in self._assigned:
+            self._watch.hush()
+            return
+        if not self._watch.tells:
+            memory, _ = await persistently("reading state back", lambda: asyncio.to_thread(self._memory, 0))
+            await persistently("reading the inventory", self._follow)  # at least as far as whoever told before
+            self._watch.resume(memory, self._inventory.ends)
+        await self._deliver(0, self._watch.tell())
 
     async def _judge_quiet(self, partition: int) -> None:
         held, now_ms = self._samples.get(partition), _now_ms()
@@ -344,14 +373,12 @@ class Worker:
     async def serve(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Work until `stop` is set. Raises what crashed the app."""
         try:
-            learnt = await asyncio.to_thread(self._inventory.follow)
+            await self._follow()
         except KafkaException as error:
             raise ConnectionError(
                 f"cannot read fleet.inventory from Kafka at {self._bootstrap}: {error.args[0].str()}; "
                 "start the broker, create the topics (`fleetpulse topics`), or set kafka.bootstrap to one that answers"
             ) from error
-        for record in learnt:
-            self._topology.learn(record)
         await self.app.start()
         log.info("stream processors are up", group=self._settings.app_id, broker=self._bootstrap)
         try:

@@ -48,6 +48,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fields: tuple[str, ...]
     scale: float = 1
     flag: bool = False
+    board: bool = False
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -57,6 +58,8 @@ class Target(msgspec.Struct, frozen=True):
     name: str
     scale: float
     flag: bool
+    board: bool
+    """The line of a GPU instance tells it of the whole board."""
     rank: int
     """0 for the best of the fields that give the same."""
 
@@ -66,7 +69,7 @@ def targets() -> dict[str, Target]:
     """DCGM's field name to ours."""
     document = tomllib.loads(Path(__file__).with_name("exporter.toml").read_text(encoding="utf-8"))
     return {
-        field: Target(group, name, row.scale, row.flag, rank)
+        field: Target(group, name, row.scale, row.flag, row.board, rank)
         for group, rows in msgspec.convert(document, dict[str, dict[str, Field]]).items()
         for name, row in rows.items()
         for rank, field in enumerate(row.fields)

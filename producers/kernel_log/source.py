@@ -128,6 +128,8 @@ class KernelLogSource:
         self._inputs = [_Input(path, gpus, self._committed) for path in paths]
         self._unsaved = False
         self._path_now: Path | None = None
+        self.blind = not paths
+        """Whether the last read could read none of the inputs: then nobody hears the kernel."""
 
     @property
     def doing(self) -> str:
@@ -151,6 +153,7 @@ class KernelLogSource:
             except KernelLogError as error:
                 errors.append(error)
         self._path_now = None
+        self.blind = len(errors) == len(self._inputs)
         if events:
             batches = {str(each.path): batch for each in self._inputs if (batch := each.again or each.batch)}
             self._write(msgspec.structs.replace(self._committed, batches=batches))

@@ -168,8 +168,10 @@ class XmlForm:
         starts = [match.start() for match in _GPU_TAG.finditer(text)]
         header = self._header if self._header is not None else {}
         header.update(self._HEADER.findall(text[: starts[0]] if starts else text))
+        line, before = self._first, 0
         for start, end in pairwise([*starts, len(text)]):
-            line = self._first + text.count("\n", 0, start)
+            line += text.count("\n", before, start)
+            before = start
             piece, closed, rest = text[start:end].partition("</gpu>")
             yield from _parse_gpu(piece + closed, line, header)
             header.update(self._HEADER.findall(rest))

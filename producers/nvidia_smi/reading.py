@@ -302,8 +302,8 @@ def _read(block: Block, name: str, field: Field, unreadable: dict[str, str]) -> 
     """The first place that holds a value; what is neither a value nor `N/A` goes into `unreadable`."""
     trouble = None
     for path in _paths(block.form, field):
-        raw = _word(block.fields.get(path, [""])[0])
-        if raw is None:
+        found = block.fields.get(path)
+        if found is None or (raw := _word(found[0])) is None:
             continue
         value = _value(raw, field.read)
         if value is not None:

@@ -1,7 +1,6 @@
-"""A simulated GPU fleet that speaks through the same topics as a real one.
+"""A simulated GPU fleet that speaks through the same topics as a real one, and the truth about what breaks in it.
 
-`topology` says who is there, `signals` what healthy GPUs read, `script` what breaks and the truth about it, `fleet`
-puts a tick together, `play` sends it. `nvml` is a stand-in for one node's driver library.
+README.md beside this file says which file does what, how to use it as a library, and what breaks how often.
 """
 
 from __future__ import annotations

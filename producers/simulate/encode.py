@@ -1,12 +1,14 @@
-"""Samples of the whole fleet to Avro in one go: no Python per value, so that a laptop can play a hundred thousand GPUs.
+"""Samples and counters of the whole fleet to Avro in one go: no Python per value, so that a laptop can play a hundred
+thousand GPUs.
 
-The bytes are those that `SingleObjectCodec` makes of `Step.samples`, which a test holds them to.
+The bytes are those that `SingleObjectCodec` makes of the records, which a test holds them to.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,30 +16,43 @@ import numpy as np
 from fastavro import parse_schema, schemaless_writer
 from numpy.typing import NDArray
 
-from producers.simulate.signals import Floats
 from producers.simulate.topology import Node
 from schemas import registry
 from schemas.codec import MARKER
 
 _BITS = "throttle_reasons"
+_WIDTHS = {"float": "<f4", "double": "<f8"}
+
+Columns = Mapping[str, NDArray[Any]]
+"""Metric to its values over all GPUs."""
 
 
-class SampleEncoder:
-    """Encodes the samples of `nodes`; what does not change from tick to tick is encoded once, some 500 bytes a node."""
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What differs from node to node and from tick to tick, in one record."""
 
-    def __init__(self, nodes: Sequence[Node], site: str, interval_ms: int) -> None:
-        self._begin: dict[str, bytes] = {}
+    sequence: int
+    tick_ms: int
+    observed_ms: int
+
+
+class ColumnEncoder:
+    """Encodes the records of `nodes` of one schema; what does not change is encoded once, some 500 bytes a node."""
+
+    def __init__(self, record: str, nodes: Sequence[Node], site: str, interval_ms: int) -> None:
+        self._record = record
+        self._site = site
+        self._begin: dict[tuple[str, str], bytes] = {}
         self._middle: dict[str, bytes] = {}
         groups: dict[int, list[Node]] = {}
         for node in nodes:
-            names = {"site": site, "rack": node.rack, "node": node.name, "boot_id": node.boot_id}
-            self._begin[node.name] = MARKER + registry.current("GpuSample").fingerprint + _fields(names)
             who = {
                 "interval_ms": interval_ms,
+                **({"source": "nvml"} if record == "GpuCounters" else {}),
                 "gpus": [gpu.serial for gpu in node.gpus],
                 "gpu_index": [gpu.index for gpu in node.gpus],
             }
-            self._middle[node.name] = _fields(who)
+            self._middle[node.name] = _fields(record, who)
             groups.setdefault(len(node.gpus), []).append(node)
         self._groups = [
             (size, members, np.array([[gpu.number for gpu in node.gpus] for node in members]))
@@ -47,58 +62,92 @@ class SampleEncoder:
 
     def encode(
         self,
-        readings: Mapping[str, Floats],
-        throttle: NDArray[np.int64],
-        *,
-        sequence: int,
-        tick_ms: int,
-        observed_ms: int,
+        columns: Columns,
+        throttle: NDArray[np.int64] | None,
+        stamps: Sequence[Stamp],
+        boots: Sequence[str],
     ) -> Iterator[tuple[Node, bytes]]:
-        """Every node with its message. `readings` and `throttle` are over all GPUs; a missing metric is left empty."""
-        times = _fields({"sequence": sequence, "tick_ms": tick_ms, "observed_ms": observed_ms})
+        """Every node with its message. A column that is missing is left empty; `stamps` and `boots` go by the node's
+        number.
+        """
+        times: dict[int, bytes] = {}
+        tail = b"" if throttle is not None else _tail(self._record)
         for size, nodes, numbers in self._groups:
-            block = np.zeros(len(nodes), _layout(size, frozenset(readings)))
-            for name, values in readings.items():
+            block = np.zeros(len(nodes), _layout(self._record, size, frozenset(columns)))
+            for name, values in columns.items():
                 block[f"{name}.count"] = 2 * size  # Avro's zig-zag of a small positive number
                 block[name] = values[numbers]
             arrays, step = block.tobytes(), block.dtype.itemsize
-            bits = throttle[numbers]
+            bits = None if throttle is None else throttle[numbers]
             for place, node in enumerate(nodes):
+                stamp = stamps[node.number]
+                when = times.get(id(stamp))
+                if when is None:
+                    numbered = {
+                        "sequence": stamp.sequence, "tick_ms": stamp.tick_ms, "observed_ms": stamp.observed_ms
+                    }  # fmt: skip
+                    when = times[id(stamp)] = _fields(self._record, numbered)
                 row = arrays[place * step : (place + 1) * step]
-                head, middle = self._begin[node.name], self._middle[node.name]
-                yield node, b"".join((head, times, middle, row, self._encode_bits(bits[place])))
+                end = tail if bits is None else self._encode_bits(bits[place])
+                head = self._head(node, boots[node.number])
+                yield node, b"".join((head, when, self._middle[node.name], row, end))
+
+    def _head(self, node: Node, boot_id: str) -> bytes:
+        key = (node.name, boot_id)
+        found = self._begin.get(key)
+        if found is None:
+            names = {"site": self._site, "rack": node.rack, "node": node.name, "boot_id": boot_id}
+            found = MARKER + registry.current(self._record).fingerprint + _fields(self._record, names)
+            self._begin[key] = found
+        return found
 
     def _encode_bits(self, bits: NDArray[np.int64]) -> bytes:
         key = bits.tobytes()
         found = self._bits.get(key)
         if found is None:
-            found = self._bits[key] = _fields({_BITS: bits.tolist()})
+            found = self._bits[key] = _fields(self._record, {_BITS: bits.tolist()})
         return found
 
 
+def _columns(record: str) -> list[tuple[str, str]]:
+    """The number columns of a record: their names and widths."""
+    found = []
+    for field in registry.current(record).canonical["fields"]:
+        kind = field["type"]
+        if isinstance(kind, dict) and isinstance(kind["items"], str) and kind["items"] in _WIDTHS:
+            found.append((field["name"], _WIDTHS[kind["items"]]))
+    return found
+
+
 @cache
-def _layout(size: int, present: frozenset[str]) -> np.dtype[Any]:
-    """The float arrays of a record as Avro lays them out: a count, the items, the end; only the end where empty."""
+def _layout(record: str, size: int, present: frozenset[str]) -> np.dtype[Any]:
+    """The number arrays of a record as Avro lays them out: a count, the items, the end; only the end where empty."""
     fields: list[tuple[Any, ...]] = []
-    for field in registry.current("GpuSample").canonical["fields"]:
-        kind, name = field["type"], field["name"]
-        if isinstance(kind, dict) and kind["items"] == "float":
-            if name in present:
-                fields += [(f"{name}.count", "u1"), (name, "<f4", (size,))]
-            fields.append((f"{name}.end", "u1"))
+    for name, width in _columns(record):
+        if name in present:
+            fields += [(f"{name}.count", "u1"), (name, width, (size,))]
+        fields.append((f"{name}.end", "u1"))
     return np.dtype(fields)
 
 
-def _fields(values: Mapping[str, Any]) -> bytes:
-    """Some neighbouring fields of a sample: an Avro record is its fields one after the other."""
+@cache
+def _tail(record: str) -> bytes:
+    """What comes after the numbers: arrays of words and of arrays, which the simulation leaves empty."""
+    names = [field["name"] for field in registry.current(record).canonical["fields"]]
+    after = names[names.index(_columns(record)[-1][0]) + 1 :]
+    return bytes(len(after))
+
+
+def _fields(record: str, values: Mapping[str, Any]) -> bytes:
+    """Some neighbouring fields of a record: an Avro record is its fields one after the other."""
     out = io.BytesIO()
-    schemaless_writer(out, _part(tuple(values)), values)
+    schemaless_writer(out, _part(record, tuple(values)), values)
     return out.getvalue()
 
 
 @cache
-def _part(names: tuple[str, ...]) -> Any:
-    fields = [field for field in registry.current("GpuSample").canonical["fields"] if field["name"] in names]
+def _part(record: str, names: tuple[str, ...]) -> Any:
+    fields = [field for field in registry.current(record).canonical["fields"] if field["name"] in names]
     if tuple(field["name"] for field in fields) != names:
-        raise ValueError(f"gpu.samples.avsc no longer has the fields {', '.join(names)} side by side in this order")
+        raise ValueError(f"the schema of {record} no longer has {', '.join(names)} side by side in this order")
     return parse_schema({"type": "record", "name": "Part", "fields": fields})

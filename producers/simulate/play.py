@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from itertools import count
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,105 +12,70 @@ import msgspec
 import structlog
 
 from producers import metrics
-from producers.kernel_log.decode import Decoder
-from producers.kernel_log.record import SOURCE, hardware_event
+from producers.inventory.compare import key_of
 from producers.publisher import Publisher
 from producers.settings import SimulateSettings
 from producers.simulate.fleet import SimulatedFleet, Step
-from producers.simulate.script import KernelLine, Report
+from producers.simulate.plan import KernelLine, Report
 from producers.simulate.topology import Node
-from producers.source import Origin
-from schemas.catalog import Catalog, load
-from schemas.ids import stable_id
-from schemas.records import HardwareEvent, Record
-from schemas.topics import EVENTS, INVENTORY, SAMPLES
+from producers.simulate.truth import Truth
+from schemas.records import Record
+from schemas.topics import COUNTERS, EVENTS, INVENTORY, NODE_SAMPLES, SAMPLES
 
 log = structlog.get_logger()
 
 _INVENTORY_LEAD_S = 2.0
 """The inventory is sent so long before the first tick, as on a real fleet, where it is long known."""
 _FULL_WAIT_S = 0.05
-
-
-class _Agent:
-    """What stands for the agent of one simulated node: the decoder that reads real kernel logs, and its numbers."""
-
-    def __init__(self, site: str, node: Node, catalog: Catalog) -> None:
-        self._origin = Origin(site, node.rack, node.name, node.boot_id)
-        self._catalog = catalog
-        self._decoder = Decoder()
-        for gpu in node.gpus:
-            self._decoder.gpus.tell(gpu.pci, gpu.serial)
-        self._lines = 0
-        self._sequence = count()
-
-    def hear(self, at_ms: int, text: str, observed_ms: int) -> Iterator[HardwareEvent]:
-        """A kernel line, and the events that it leads to."""
-        stamp = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="microseconds")
-        self._lines += 1
-        raw = f"{stamp.replace('.', ',')} {text}"
-        for ordinal, found in enumerate(self._decoder.feed(self._lines, raw)):
-            yield hardware_event(
-                found,
-                event_id=stable_id(self._origin.node, self._origin.boot_id, SOURCE, self._lines, ordinal),
-                origin=self._origin,
-                catalog=self._catalog,
-                observed_ms=observed_ms,
-                sequence=next(self._sequence),
-            )
-
-    def report(self, report: Report, tick_ms: int, observed_ms: int) -> HardwareEvent:
-        """What NVML said, as an event."""
-        event = self._origin.event(
-            self._catalog,
-            report.kind,
-            source="nvml",
-            event_ms=tick_ms,
-            observed_ms=observed_ms,
-            gpu=report.gpu.serial,
-            pci=report.gpu.pci,
-            raw=report.text,
-        )
-        return msgspec.structs.replace(event, sequence=next(self._sequence))
+_TRUTH_EVERY_TICKS = 600
+"""How often the truth is written where the fleet's time runs freely."""
 
 
 class Player:
     """Sends steps of a fleet as its agents would: samples at their tick, events when they happen."""
 
-    def __init__(
-        self, fleet: SimulatedFleet, site: str, start_ms: int, publisher: Publisher, wait: Callable[[], bool]
-    ) -> None:
+    def __init__(self, fleet: SimulatedFleet, publisher: Publisher, wait: Callable[[], bool]) -> None:
         self._fleet = fleet
-        self._start_ms = start_ms
         self._publisher = publisher
         self._wait = wait
         """Called while memory is full; False gives up."""
-        catalog = load()
-        self._agents = {node.name: _Agent(site, node, catalog) for node in fleet.nodes}
 
     def send_inventory(self) -> None:
         """Where everything is."""
         for record in self._fleet.inventory():
-            self._publish(INVENTORY, record.component, record)
+            self._publish(INVENTORY, key_of(record), record)
 
     def send_samples(self, step: Step, observed_ms: int) -> None:
-        """All nodes' samples of a tick, and what their NVML reports."""
+        """All nodes' samples of a tick, the slower ones when they are due, and which jobs have moved."""
         sent = 0
         for node, message in self._fleet.encoded(step, observed_ms):
-            while not self._publisher.send(SAMPLES, node.rack.encode(), message):
-                if not self._wait():
-                    return
+            if not self._send(SAMPLES, node, message):
+                return
             sent += len(node.gpus)
         metrics.SIMULATED_SAMPLES.inc(sent)
-        for report in step.reports:
-            event = self._agents[report.node.name].report(report, step.tick_ms, observed_ms)
+        for node, message in self._fleet.encoded_counters(step, observed_ms):
+            if not self._send(COUNTERS, node, message):
+                return
+        for host in step.hosts():
+            self._publish(NODE_SAMPLES, host.rack, host)
+        for record in step.placements():
+            self._publish(INVENTORY, key_of(record), record)
+
+    def send_line(self, line: KernelLine, step: Step, observed_ms: int | None) -> None:
+        """A kernel line, decoded; `observed_ms` is now, or None where the fleet's time is not the clock's."""
+        for event in self._fleet.hear(line, step, observed_ms):
             self._publish(EVENTS, event.rack, event)
 
-    def send_line(self, line: KernelLine, observed_ms: int | None) -> None:
-        """A kernel line, decoded; `observed_ms` is now, or None where the fleet's time is not the clock's."""
-        at_ms = self._start_ms + round(line.at_s * 1000)
-        for event in self._agents[line.node.name].hear(at_ms, line.text, observed_ms or at_ms):
-            self._publish(EVENTS, event.rack, event)
+    def send_report(self, report: Report, step: Step, observed_ms: int | None) -> None:
+        """What another source said."""
+        event = self._fleet.report(report, step, observed_ms)
+        self._publish(EVENTS, event.rack, event)
+
+    def _send(self, topic: str, node: Node, message: bytes) -> bool:
+        while not self._publisher.send(topic, node.rack.encode(), message):
+            if not self._wait():
+                return False
+        return True
 
     def _publish(self, topic: str, key: str, record: Record) -> None:
         while not self._publisher.publish(topic, key, record):
@@ -136,13 +99,14 @@ def run(settings: SimulateSettings, *, kafka: dict[str, Any], stop: threading.Ev
         beat()
         return not stop.is_set()
 
-    player = Player(fleet, settings.site, start_ms, publisher, wait)
+    player = Player(fleet, publisher, wait)
     player.send_inventory()
     publisher.poll()
     gpus = sum(len(node.gpus) for node in fleet.nodes)
     log.info("simulated fleet is up", nodes=len(fleet.nodes), gpus=gpus, seed=settings.seed)
     began_ms = start_ms if settings.speed == 1 else _now_ms()
-    truth_written = tick = 0
+    truth_written: list[Truth] = []
+    tick = 0
     while not stop.is_set() and (steps is None or tick < steps):
         step = fleet.step()
         due_ms = start_ms + tick * settings.interval_ms
@@ -150,19 +114,22 @@ def run(settings: SimulateSettings, *, kafka: dict[str, Any], stop: threading.Ev
         for line in step.lines:
             if settings.speed > 0 and not _wait(began_ms, line.at_s, settings.speed, stop, publisher, beat):
                 break
-            player.send_line(line, _now_ms() if settings.speed == 1 else None)
+            player.send_line(line, step, _now_ms() if settings.speed == 1 else None)
         if settings.speed > 0:
             _wait(began_ms, (due_ms - start_ms) / 1000, settings.speed, stop, publisher, beat)
+        for report in step.reports:
+            player.send_report(report, step, _now_ms() if settings.speed == 1 else None)
         player.send_samples(step, _now_ms() if settings.speed == 1 else due_ms)
         publisher.poll()
         beat()
-        truth = fleet.truth()
-        if len(truth) != truth_written and settings.truth_path:
-            _write_truth(settings.truth_path, truth)
-            truth_written = len(truth)
+        if settings.truth_path and (settings.speed > 0 or tick % _TRUTH_EVERY_TICKS == 0):
+            truth = fleet.truth()
+            if truth != truth_written:
+                write_truth(settings.truth_path, truth)
+                truth_written = truth
         tick += 1
     if settings.truth_path:
-        _write_truth(settings.truth_path, fleet.truth())
+        write_truth(settings.truth_path, fleet.truth())
     publisher.close(settings.publish.flush_s, beat)
     for (topic, reason), lost in publisher.drops().items():
         log.error("records of the simulated fleet are lost", topic=topic, records=lost, reason=reason)
@@ -192,10 +159,10 @@ def _wait(
     return not stop.is_set()
 
 
-def _write_truth(path: Path, truth: Sequence[msgspec.Struct]) -> None:
+def write_truth(path: Path, truth: Sequence[Truth]) -> None:
     """All of it, in one step, so that a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(path.name + ".part")
     part.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in truth))
     part.replace(path)
 

@@ -1,4 +1,4 @@
-"""What breaks in the simulated fleet, when, how it shows, and the truth about it.
+"""What breaks by a script, at given places and times, as in the demo; `world` has what breaks by chance.
 
 A scripted fault changes readings, and lets the kernel of a node say what real kernels say. The truth is what the script
 does; nothing here knows how, or whether, it is found.
@@ -10,11 +10,12 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from producers.settings import FaultName, Injection, SimulateSettings
+from producers.simulate.faults.nvlink import LINK_DOWN, RESPONSE_LOST, words
+from producers.simulate.plan import KernelLine, Report
 from producers.simulate.signals import (
     HARDWARE_SLOWDOWN_CELSIUS,
     HW_SLOWDOWN,
@@ -24,6 +25,7 @@ from producers.simulate.signals import (
     Floats,
 )
 from producers.simulate.topology import Gpu, Node
+from producers.simulate.truth import Truth
 from schemas.ids import gpu_id, node_id
 
 _AFTER_WARMUP_S: Mapping[str, float] = {
@@ -34,54 +36,14 @@ _AFTER_WARMUP_S: Mapping[str, float] = {
 }
 """When each scripted fault begins, seconds after the warm-up: apart, so that a spectator can follow, and not at a tick,
 so that the kernel speaks before the next reading shows it, as it does."""
-_CREEP_S = 30.0
-"""An overheating GPU takes so long to `HARDWARE_SLOWDOWN_CELSIUS`, and goes on creeping."""
+_CREEP_S = 25.0
+"""An overheating GPU takes so long to `SLOWDOWN_CELSIUS`, however warm it was, and goes on creeping."""
 _HOTTEST_CELSIUS = 94.0
 _COOLING_CELSIUS_PER_S = 2.5
 _OVERHEATING_S = 45.0
 _ECHO_S = 1.8
 """Within so long the rest of the NVLink domain has noticed."""
 _LINK = 14
-_LINK_DOWN = 0x004405C6
-"""Xid 149's interrupt info (drivers before R575): NETIR_LINK_EVT/NETIR_LINK_DOWN, signal integrity of this end's link.
-The link's number stands from bit 13."""
-_RESPONSE_LOST = 0x040808E2
-"""Xid 145's: RLW_SRC_TRACK, a response over NVLink that did not come; the link's number likewise."""
-
-
-class Truth(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the truth file: a fault, or the part that one component has in it."""
-
-    fault: str
-    component: str
-    node: str
-    rack: str
-    gpu: str | None
-    role: str
-    """root or symptom"""
-    start_ms: int
-    first_observable_ms: int
-    """The first tick or kernel line that shows it."""
-    cleared_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class KernelLine:
-    """What the kernel of a node says at a moment of the fleet's time."""
-
-    node: Node
-    at_s: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What NVML reports of a GPU at a tick; `kind` is a key of the catalogue's events."""
-
-    node: Node
-    gpu: Gpu
-    kind: str
-    text: str
 
 
 @dataclass(slots=True)
@@ -122,9 +84,16 @@ class Script:
             (line for fault in self._faults for line in _speech(fault)), key=lambda line: (line.at_s, line.node.name)
         )
 
-    def load_factor(self, now_s: float, size: int) -> Floats:
+    @property
+    def places(self) -> set[int]:
+        """The nodes that are broken by the script."""
+        return {fault.node.number for fault in self._faults}
+
+    def load_factor(self, now_s: float, size: int) -> Floats | None:
         """(G,) the share of its load that each GPU can take: a job whose links are down does not compute."""
-        factor = np.ones(size)
+        if not any(fault.injection.fault == "nvlink_fails" and fault.holds(now_s) for fault in self._faults):
+            return None
+        factor = np.ones(size, np.float32)
         for fault in self._faults:
             if fault.injection.fault == "nvlink_fails" and fault.holds(now_s):
                 factor[[fault.gpu.number, *(gpu.number for _, gpu in fault.peers)]] = 0.0
@@ -201,7 +170,7 @@ class Script:
         if fault.from_celsius is None:
             fault.from_celsius = float(healthy)
         ends_s = fault.ends_s if fault.ends_s is not None else now_s + 1
-        creep = (HARDWARE_SLOWDOWN_CELSIUS - fault.from_celsius) / _CREEP_S
+        creep = (SLOWDOWN_CELSIUS - 0.5 - fault.from_celsius) / _CREEP_S
         hottest = min(_HOTTEST_CELSIUS, fault.from_celsius + creep * (min(now_s, ends_s) - fault.begins_s))
         celsius = np.rint(max(healthy, hottest - _COOLING_CELSIUS_PER_S * max(0.0, now_s - ends_s)))
         readings["temperature_celsius"][gpu] = celsius
@@ -302,14 +271,14 @@ def _speech(fault: _Scripted) -> Iterator[KernelLine]:
         yield KernelLine(node, at_s + 0.002, f"NVRM: GPU {pci}.0: GPU serial number is {gpu.serial}.")
     elif kind == "nvlink_fails" and node.platform.domain_is_rack:
         fatal = f"NETIR_LINK_EVT  Fatal   XC0 i0 Link {_LINK:02d}"
-        words = _words(_LINK_DOWN | _LINK << 13, 0)
-        yield KernelLine(node, at_s, f"NVRM: Xid (PCI:{pci}): 149, {fatal} {words}")
+        registers = words(LINK_DOWN | _LINK << 13, 0)
+        yield KernelLine(node, at_s, f"NVRM: Xid (PCI:{pci}): 149, {fatal} {registers}")
         changed = "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"
         yield KernelLine(node, at_s + 0.6, f"NVRM: Xid (PCI:{pci}): 154, {changed}")
         for number, (other, peer) in enumerate(fault.peers):
             echo_s = _echo_s(fault, number)
             pid, link = 70_000 + number, (_LINK + number) % other.platform.links
-            lost = f"RLW_SRC_TRACK Nonfatal XC1 i0 Link {link:02d} {_words(_RESPONSE_LOST | link << 13, 8)}"
+            lost = f"RLW_SRC_TRACK Nonfatal XC1 i0 Link {link:02d} {words(RESPONSE_LOST | link << 13, 8)}"
             yield KernelLine(other, echo_s, f"NVRM: Xid (PCI:{peer.pci}): 145, pid={pid}, name=python3, {lost}")
             torn = f"45, pid={pid}, name=python3, Ch 00000008"
             yield KernelLine(other, echo_s + 0.15, f"NVRM: Xid (PCI:{peer.pci}): {torn}")
@@ -319,10 +288,6 @@ def _speech(fault: _Scripted) -> Iterator[KernelLine]:
         for number, (other, peer) in enumerate(fault.peers):
             torn = f"45, pid={70_000 + number}, name=python3, Ch 00000008"
             yield KernelLine(other, _echo_s(fault, number), f"NVRM: Xid (PCI:{peer.pci}): {torn}")
-
-
-def _words(info: int, status: int) -> str:
-    return f"({info:#010x} {status:#010x} 0x00000000 0x00000000 0x00000000 0x00000000)"
 
 
 def _at_s(line: KernelLine) -> float:

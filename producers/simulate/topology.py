@@ -1,15 +1,21 @@
-"""The simulated fleet's racks, nodes and GPUs: names, serials, addresses, all from a few numbers and a seed."""
+"""The simulated fleet's racks, nodes and GPUs: names, serials, addresses, all from a few numbers and a seed.
+
+A fleet can as well be built from the inventory of a real one (`from_inventory`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
 from uuid import UUID
 
 from producers.settings import RackSpec
 from schemas.ids import gpu_id, node_id
 from schemas.records import InventoryRecord
+
+Kind = Literal["hgx", "nvl72"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +32,30 @@ class Platform:
     memory_bytes: float
     idle_watts: float
     busy_watts: float
+    """What a heavy job draws."""
+    limit_watts: float
     sm_clock_mhz: float
+    idle_clock_mhz: float
     memory_clock_mhz: float
+    inlet_celsius: float
+    """Air in front of the node, or water into its cold plates."""
+    busy_rise_celsius: float
+    """How much warmer than that the GPU is at `busy_watts`."""
+    slot_celsius: float
+    """How much warmer the top of the rack is than its bottom."""
+    place_celsius: float
+    """How much warmer a GPU is than the one before it in the air stream."""
+    ports: int
+    """Fabric ports of a node."""
     domain_is_rack: bool
 
+    @property
+    def gpus(self) -> int:
+        """Of a node."""
+        return len(self.pci)
 
-PLATFORMS = {
+
+PLATFORMS: dict[str, Platform] = {
     "hgx": Platform(
         sku="NVIDIA H100 80GB HBM3",
         nodes=4,
@@ -40,8 +64,15 @@ PLATFORMS = {
         memory_bytes=80 * 1024**3,
         idle_watts=72.0,
         busy_watts=660.0,
+        limit_watts=700.0,
         sm_clock_mhz=1980.0,
+        idle_clock_mhz=345.0,
         memory_clock_mhz=2619.0,
+        inlet_celsius=25.0,
+        busy_rise_celsius=36.0,
+        slot_celsius=2.5,
+        place_celsius=0.4,
+        ports=8,
         domain_is_rack=False,
     ),
     "nvl72": Platform(
@@ -52,8 +83,15 @@ PLATFORMS = {
         memory_bytes=186 * 1024**3,
         idle_watts=165.0,
         busy_watts=1080.0,
+        limit_watts=1200.0,
         sm_clock_mhz=2062.0,
+        idle_clock_mhz=120.0,
         memory_clock_mhz=3996.0,
+        inlet_celsius=32.0,
+        busy_rise_celsius=27.0,
+        slot_celsius=0.8,
+        place_celsius=0.3,
+        ports=4,
         domain_is_rack=True,
     ),
 }
@@ -72,13 +110,15 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One simulated node."""
+    """One simulated node; `number` is its place in the fleet."""
 
+    number: int
     rack: str
     name: str
     slot: int
     kind: str
     boot_id: str
+    """Of its first boot in the simulation."""
     nvlink_domain: str
     leaf_switch: str
     pdu: str
@@ -90,7 +130,27 @@ class Node:
         return PLATFORMS[self.kind]
 
 
-def build(racks: Sequence[RackSpec], seed: int, boot: object = 0) -> tuple[Node, ...]:
+def racks_of(gpus: int, kinds: Sequence[Kind] = ("hgx", "nvl72")) -> tuple[RackSpec, ...]:
+    """Racks with `gpus` GPUs, rounded up to whole nodes, shared out evenly over `kinds`; the last rack may be partly
+    filled.
+
+    Raises `ValueError` where a kind would get none.
+    """
+    specs: list[RackSpec] = []
+    left = gpus
+    for place, kind in enumerate(kinds):
+        platform = PLATFORMS[kind]
+        nodes = -(-(left // (len(kinds) - place)) // platform.gpus)
+        if nodes < 1:
+            raise ValueError(f"{gpus} GPUs are too few for {' and '.join(kinds)}")
+        full, rest = divmod(nodes, platform.nodes)
+        specs += [RackSpec(kind=kind, racks=full)] if full else []
+        specs += [RackSpec(kind=kind, racks=1, nodes=rest)] if rest else []
+        left -= nodes * platform.gpus
+    return tuple(specs)
+
+
+def build(racks: Sequence[RackSpec], seed: int, boot: object = 0, *, racks_per_leaf: int = 1) -> tuple[Node, ...]:
     """All nodes of the fleet, rack by rack; another `boot` gives other boot ids and nothing else."""
     nodes: list[Node] = []
     number = 0
@@ -98,26 +158,81 @@ def build(racks: Sequence[RackSpec], seed: int, boot: object = 0) -> tuple[Node,
     for spec in racks:
         platform = PLATFORMS[spec.kind]
         for _ in range(spec.racks):
-            built[spec.kind] = built.get(spec.kind, 0) + 1
-            rack = f"{spec.kind}-{built[spec.kind]:02d}"
+            place = built[spec.kind] = built.get(spec.kind, 0) + 1
+            rack = f"{spec.kind}-{place:02d}"
+            leaf = f"{spec.kind}-{(place - 1) // racks_per_leaf * racks_per_leaf + 1:02d}"
             for slot in range(1, (spec.nodes or platform.nodes) + 1):
                 name = f"{rack}-n{slot:02d}"
                 gpus = tuple(_gpu(seed, name, number + index, index, pci) for index, pci in enumerate(platform.pci))
                 number += len(gpus)
                 nodes.append(
                     Node(
+                        number=len(nodes),
                         rack=rack,
                         name=name,
                         slot=slot,
                         kind=spec.kind,
-                        boot_id=str(UUID(bytes=_hash(seed, name, "boot", boot))),
+                        boot_id=boot_id(seed, name, boot),
                         nvlink_domain=f"nvl-{rack}" if platform.domain_is_rack else name,
-                        leaf_switch=f"leaf-{rack}",
+                        leaf_switch=f"leaf-{leaf}",
                         pdu=f"pdu-{rack}-{'ab'[slot % 2]}",
                         gpus=gpus,
                     )
                 )
     return tuple(nodes)
+
+
+def boot_id(seed: int, node: str, boot: object) -> str:
+    """The kernel's id of one boot of a node."""
+    return str(UUID(bytes=_hash(seed, node, "boot", boot)))
+
+
+def from_inventory(records: Iterable[InventoryRecord], seed: int, boot: object = 0) -> tuple[Node, ...]:
+    """The nodes that an inventory lists, with its own names and serials; what it leaves open is made up.
+
+    Raises `ValueError` where a node has no GPU, or a GPU no node.
+    """
+    nodes: dict[str, InventoryRecord] = {}
+    gpus: dict[str, list[InventoryRecord]] = {}
+    for record in records:
+        if record.kind == "node" and not record.removed and record.node:
+            nodes[record.node] = record
+        elif record.kind == "gpu" and not record.removed:
+            gpus.setdefault(record.node or "", []).append(record)
+    if stray := sorted(set(gpus) - set(nodes)) or sorted(set(nodes) - set(gpus)):
+        raise ValueError(f"the inventory has no node for the GPUs of {stray[0]!r}, or no GPU for that node")
+    built: list[Node] = []
+    number = 0
+    for name, record in sorted(nodes.items(), key=lambda item: (item[1].rack, item[1].slot or 0, item[0])):
+        own = sorted(gpus[name], key=lambda gpu: gpu.gpu_index or 0)
+        kind = "nvl72" if any(word in (own[0].sku or "") for word in ("GB200", "GB300")) else "hgx"
+        addresses = PLATFORMS[kind].pci
+        made = [_gpu(seed, name, number + at, at, addresses[at % len(addresses)]) for at in range(len(own))]
+        number += len(own)
+        built.append(
+            Node(
+                number=len(built),
+                rack=record.rack,
+                name=name,
+                slot=record.slot or 1,
+                kind=kind,
+                boot_id=boot_id(seed, name, boot),
+                nvlink_domain=record.nvlink_domain or own[0].nvlink_domain or name,
+                leaf_switch=record.leaf_switch or f"leaf-{record.rack}",
+                pdu=record.pdu or f"pdu-{record.rack}",
+                gpus=tuple(
+                    Gpu(
+                        number=gpu.number,
+                        index=gpu.index,
+                        serial=given.gpu_serial or gpu.serial,
+                        uuid=given.gpu_uuid or gpu.uuid,
+                        pci=given.pci or gpu.pci,
+                    )
+                    for gpu, given in zip(made, own, strict=True)
+                ),
+            )
+        )
+    return tuple(built)
 
 
 def inventory(nodes: Sequence[Node], site: str, seen_ms: int) -> list[InventoryRecord]:
@@ -140,27 +255,30 @@ def inventory(nodes: Sequence[Node], site: str, seen_ms: int) -> list[InventoryR
                 seen_ms=seen_ms,
             )
         )
-        records += [
-            InventoryRecord(
-                component=gpu_id(gpu.serial),
-                kind="gpu",
-                site=site,
-                rack=node.rack,
-                node=node.name,
-                slot=gpu.index,
-                gpu_index=gpu.index,
-                gpu_uuid=gpu.uuid,
-                gpu_serial=gpu.serial,
-                pci=gpu.pci,
-                nvlink_domain=node.nvlink_domain,
-                sku=node.platform.sku,
-                driver_version="580.95.05",
-                source="discovered",
-                seen_ms=seen_ms,
-            )
-            for gpu in node.gpus
-        ]
+        records += [gpu_record(node, gpu, site, seen_ms) for gpu in node.gpus]
     return records
+
+
+def gpu_record(node: Node, gpu: Gpu, site: str, seen_ms: int, job: str | None = None) -> InventoryRecord:
+    """What an inventory says of one GPU; `job` is what runs on it, where the scheduler tells."""
+    return InventoryRecord(
+        component=gpu_id(gpu.serial),
+        kind="gpu",
+        site=site,
+        rack=node.rack,
+        node=node.name,
+        slot=gpu.index,
+        gpu_index=gpu.index,
+        gpu_uuid=gpu.uuid,
+        gpu_serial=gpu.serial,
+        pci=gpu.pci,
+        nvlink_domain=node.nvlink_domain,
+        sku=node.platform.sku,
+        driver_version="580.95.05",
+        job=job,
+        source="discovered",
+        seen_ms=seen_ms,
+    )
 
 
 def _gpu(seed: int, node: str, number: int, index: int, pci: str) -> Gpu:

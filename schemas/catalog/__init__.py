@@ -30,7 +30,7 @@ Action = Literal[
     "replace",
     "contact_support",
 ]
-ComponentKind = Literal["gpu", "node", "nvswitch", "port"]
+ComponentKind = Literal["gpu", "node", "nvswitch", "port", "pdu", "cooling", "meter", "bmc"]
 ClearsOn = Literal[
     "anomaly_cleared",  # the detector that raised it says that it is over
     "gpu_reports",  # a sample with values from this GPU
@@ -45,6 +45,7 @@ SEVERITIES: tuple[str, ...] = get_args(Severity)
 """From least to most severe."""
 ACTIONS: tuple[str, ...] = get_args(Action)
 """The ladder, from the least to the most intrusive; `contact_support` stands beside it."""
+COMPONENT_KINDS: tuple[str, ...] = get_args(ComponentKind)
 
 FILES = {"xid": "xid.toml", "sxid": "sxid.toml", "event": "events.toml", "fault": "faults.toml"}
 """Section to the file that ships it; an override file may hold all four sections."""
@@ -73,6 +74,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """NVIDIA's word for the immediate action (`RESET_GPU`), where it has one."""
     mnemonic: str | None = None
     """NVIDIA's symbol for the code."""
+    ends: tuple[str, ...] = ()
+    """Kinds of events whose trouble this one ends, on the same component and place; `*`: the kind its details name."""
     overridden: bool = False
     """An operator's file changed it."""
 
@@ -133,6 +136,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     fault_class: str | msgspec.UnsetType = msgspec.UNSET
     nvidia_action: str | msgspec.UnsetType = msgspec.UNSET
     reason: str | msgspec.UnsetType = msgspec.UNSET
+    ends: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     bound: Literal["at_least", "at_most"] | msgspec.UnsetType = msgspec.UNSET
     variant: dict[str, dict[str, Any]] = {}
 
@@ -162,7 +166,17 @@ def load(override: Path | None = None) -> Catalog:
         name: _convert(fields, FaultClass, override or _HERE / FILES["fault"], f"fault.{name}")
         for name, fields in faults.items()
     }
-    return Catalog(_entries(rows, changes, set(classes), override), classes)
+    entries = _entries(rows, changes, set(classes), override)
+    _check_ends(entries, override)
+    return Catalog(entries, classes)
+
+
+def _check_ends(entries: Mapping[tuple[str, str, str | None], Entry], override: Path | None) -> None:
+    kinds = {key for section, key, _ in entries if section == "event"} | {"*"}
+    for entry in entries.values():
+        if strange := [kind for kind in entry.ends if kind not in kinds]:
+            path = override or _HERE / FILES["event"]
+            raise CatalogError(f"{path}: [{entry.rule}] ends {_listed(strange)}; allowed are kinds of events")
 
 
 def _read(path: Path, rows: _Rows, faults: dict[str, _Fields]) -> None:

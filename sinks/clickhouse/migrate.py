@@ -23,6 +23,10 @@ import structlog
 FOLDER = Path(__file__).parent
 _NAME = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _REFERENCE = re.compile(r"\$\{database\}\.(\w+)")
+# ClickHouse 25.8 takes a column's comment before its codec only, later ones take both orders
+_CODEC_COMMENT = re.compile(
+    r" (?P<codec>CODEC\((?:[^()]|\([^()]*\))*\)) (?P<comment>COMMENT '(?:[^']|'')*')(?=,?$)", re.MULTILINE
+)
 
 log = structlog.get_logger()
 
@@ -57,7 +61,7 @@ class Migration:
 
     def statements(self, database: str) -> list[str]:
         """Its statements, in order, for one database. A semicolon at the end of a line ends a statement."""
-        text = Template(self.text).substitute(database=database)
+        text = _CODEC_COMMENT.sub(r" \g<comment> \g<codec>", Template(self.text).substitute(database=database))
         parts = (part.strip() for part in re.split(r";[ \t]*(?:\n|$)", text))
         return [part for part in parts if any(line and not line.startswith("--") for line in part.splitlines())]
 

@@ -36,6 +36,9 @@ def _route(topic: str, once: Once) -> Route:
 
 ROUTES: tuple[Route, ...] = (
     _route(topics.SAMPLES, Once.TOKEN),
+    _route(topics.COUNTERS, Once.KEY),
+    _route(topics.NODE_SAMPLES, Once.KEY),
+    _route(topics.FACILITY, Once.KEY),
     _route(topics.EVENTS, Once.KEY),
     _route(topics.INVENTORY, Once.KEY),
     _route(topics.ANOMALIES, Once.KEY),

@@ -91,13 +91,14 @@ class Context:
         *,
         python: str = sys.executable,
         environment: Mapping[str, str] | None = None,
+        cores: frozenset[int] | None = None,
     ) -> Measured:
-        """Start `measured/<module>.py` as a process on the measured core.
+        """Start `measured/<module>.py` as a process on the measured core, or on `cores`.
 
         `environment`: settings of ours, without the prefix.
         """
         command = [python, "-m", f"tests.benchmarks.measured.{module}", json.dumps(given)]
-        return Measured(module, command, self.scratch, self.cores.measured, environment or {})
+        return Measured(module, command, self.scratch, cores or self.cores.measured, environment or {})
 
     def command(self, role: str, settings: Mapping[str, str]) -> Measured:
         """Start `fleetpulse ROLE` as a user does, on all cores; `settings` are its environment without the prefix."""
@@ -105,10 +106,16 @@ class Context:
         return Measured(role, command, self.scratch, self.cores.measured | self.cores.others, settings)
 
     def measure(
-        self, module: str, given: Mapping[str, Any], *, limit_s: float, python: str = sys.executable
+        self,
+        module: str,
+        given: Mapping[str, Any],
+        *,
+        limit_s: float,
+        python: str = sys.executable,
+        cores: frozenset[int] | None = None,
     ) -> dict[str, Any]:
-        """Run a process on the measured core to its end; gives what it found."""
-        with self.start(module, given, python=python) as process:
+        """Run a process on the measured core, or on `cores`, to its end; gives what it found."""
+        with self.start(module, given, python=python, cores=cores) as process:
             return process.result(limit_s)
 
 

@@ -1,4 +1,7 @@
-"""The loader beside ClickHouse reading the same Avro by itself: same server, same tables, same core, in turn."""
+"""The loader beside ClickHouse reading the same Avro by itself: same server, same tables, in turn.
+
+The server has one core, always the same. The loader has another, which it shares with Kafka, and then the server's own.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.benchmarks.context import BenchmarkError, Context
 from tests.benchmarks.fleet_log import GPUS_PER_NODE, FleetLog, records, send
 from tests.benchmarks.table import Row, count, judged, times
 
-_RACKS, _TICKS = 15, 900
+_RACKS, _TICKS = 15, 1800
 _PASSES = 3
 _LIMIT_S = 120.0
 _VALUES = len(METRICS) + 1
@@ -46,31 +49,41 @@ def run(context: Context) -> Iterable[Row]:
             "password": server.password,
         }
         client = clickhouse_connect.get_client(**login, autogenerate_session_id=False, send_receive_timeout=_LIMIT_S)
-        alone, in_batches, loaded = [], [], []
+        alone, in_batches, loaded, squeezed = [], [], [], []
         database = ""
         for turn in range(_PASSES):
             context.say(f"pass {turn + 1} of {_PASSES}: ClickHouse by itself")
             alone.append(log.samples / _insert(client, f"alone_{turn}", [file], log.samples))
             context.say(f"pass {turn + 1} of {_PASSES}: ClickHouse by itself, in batches")
             in_batches.append(log.samples / _insert(client, f"batches_{turn}", batches, log.samples))
-            context.say(f"pass {turn + 1} of {_PASSES}: the loader")
-            if database:
-                client.command(f"DROP DATABASE {database} SYNC")
-            database = f"loaded_{turn}"
-            given = {"bootstrap": bootstrap, "group": database, "database": database, "clickhouse": login}
-            found = context.measure(
-                "loader", given | {"records": log.messages, "limit_s": _LIMIT_S}, limit_s=2 * _LIMIT_S
-            )
-            _check(client, database, log.samples)
-            loaded.append(GPUS_PER_NODE * found["records"] / found["wall_s"])
+            for cores, rates in ((context.cores.others, loaded), (context.cores.measured, squeezed)):
+                context.say(f"pass {turn + 1} of {_PASSES}: the loader")
+                if database:
+                    client.command(f"DROP DATABASE {database} SYNC")
+                database = f"loaded_{len(loaded) + len(squeezed)}"
+                given = {"bootstrap": bootstrap, "group": database, "database": database, "clickhouse": login}
+                found = context.measure(
+                    "loader",
+                    given | {"records": log.messages, "limit_s": _LIMIT_S},
+                    limit_s=2 * _LIMIT_S,
+                    cores=cores,
+                )
+                _check(client, database, log.samples)
+                rates.append(GPUS_PER_NODE * found["records"] / found["wall_s"])
         ratio = median(loaded) / median(alone)
         yield judged(
-            "loader: Kafka to ClickHouse, exactly once (loader and server on one core)",
+            "loader: Kafka to ClickHouse, exactly once",
             f"{count(median(loaded))} rows/s",
             f"≥ {AIM_RATIO:g}×",
             met=ratio >= AIM_RATIO,
             beside=f"the server alone on the same Avro {count(median(alone))}: {times(ratio)}; "
             f"passes {_list(loaded)} / {_list(alone)}",
+        )
+        ratio = median(squeezed) / median(alone)
+        yield Row(
+            "the same, loader and server squeezed onto one core",
+            f"{count(median(squeezed))} rows/s",
+            f"{times(ratio)} of the server alone; passes {_list(squeezed)}",
         )
         ratio = median(loaded) / median(in_batches)
         yield Row(

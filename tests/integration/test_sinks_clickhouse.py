@@ -14,8 +14,7 @@ import fastavro
 import msgspec
 import pytest
 
-from schemas import container, registry
-from schemas.codec import SingleObjectCodec
+from schemas import registry
 from schemas.records import (
     RECORDS,
     Anomaly,
@@ -27,44 +26,18 @@ from schemas.records import (
     Incident,
     InventoryRecord,
     Member,
-    Record,
 )
 from sinks.batches import Entry
 from sinks.clickhouse import reconcile
-from sinks.clickhouse.insert import Insert, RejectedError, write
+from sinks.clickhouse.insert import RejectedError
 from sinks.clickhouse.migrate import Migration, MigrationError, migrate, migrations, views
 from sinks.clickhouse.tables import ROUTES
+from tests.sinks_database import CODEC, Database
 
 pytestmark = pytest.mark.integration
 
-CODEC = SingleObjectCodec()
 TICK_MS = 1_763_000_040_000
 """A whole minute: 2025-11-13 02:14:00 UTC."""
-
-
-class Database:
-    """One database of one test module."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self.client = client
-        self.name = name
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in self.client.query(query.replace("$", self.name)).result_rows]
-
-    def row(self, query: str) -> dict[str, Any]:
-        (found,) = self.client.query(query.replace("$", self.name)).named_results()
-        return dict(found)
-
-    def insert(self, *records: Record, token: str | None = None) -> None:
-        way_in = next(route.way_in for route in ROUTES if route.kind is type(records[0]))
-        framed = [CODEC.split(CODEC.encode(record)) for record in records]
-        self.insert_bodies(way_in, framed[0].schema, [each.body for each in framed], token)
-
-    def insert_bodies(
-        self, way_in: str, schema: registry.Schema, bodies: Sequence[bytes], token: str | None = None
-    ) -> None:
-        write(self.client, Insert(f"{self.name}.{way_in}", container.frame(schema, bodies), token))
 
 
 @pytest.fixture(scope="module")

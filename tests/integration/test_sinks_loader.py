@@ -17,10 +17,11 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas import registry, topics
 from schemas.codec import MARKER, SingleObjectCodec
-from schemas.records import DeadLetter, GpuSample, HardwareEvent
+from schemas.records import DeadLetter, FacilitySample, GpuCounters, GpuSample, HardwareEvent, NodeSample, Point, Port
 from sinks import loader
 from sinks.clickhouse.tables import ROUTES, Route
 from sinks.settings import LoaderSettings
+from tests.sinks_scenes import counters, device, host
 
 pytestmark = pytest.mark.integration
 
@@ -221,6 +222,26 @@ def test_what_cannot_be_used_goes_to_the_dead_letters_and_all_its_neighbours_go_
     (detail,) = pipe.rows("SELECT details[1] FROM $.dead_letters WHERE `offset` = 99")
     assert detail == ("ClickHouse: found tick_ms = 4102444800000",)
     assert pipe.committed(GpuSample) == (120, "")
+
+
+def test_counters_hosts_and_devices_go_the_same_way_and_a_broken_one_says_why(
+    pipeline: Callable[..., Pipeline],
+) -> None:
+    kept = (topics.COUNTERS, topics.NODE_SAMPLES, topics.FACILITY, topics.DEAD_LETTERS)
+    pipe = pipeline(only=kept)
+    read = [counters("a", reading, nvlink_link_active=[[1.0, 0.0]]) for reading in range(20)]
+    read[7] = counters("a", 7, nvlink_link_active=[[1.0, 0.0]], nvlink_link_replays=[[0.0]])
+    pipe.send(GpuCounters, [CODEC.encode(record) for record in read])
+    ports = [Port(device="mlx5_0", port=1)]
+    pipe.send(NodeSample, [CODEC.encode(host("a", at, uptime_s=1.0, ports=ports)) for at in range(20)])
+    pipe.send(FacilitySample, [CODEC.encode(device("a", at, Point(name="f", unit="rpm"))) for at in range(20)])
+    with pipe.loading():
+        pipe.wait_for("SELECT count(), uniqExact(tick_at) FROM $.gpu_counter_history", [(19, 19)])
+        pipe.wait_for("SELECT count() FROM $.nvlink_links FINAL", [(38,)])
+        pipe.wait_for("SELECT count() FROM $.node_history", [(20,)])
+        pipe.wait_for("SELECT count() FROM $.port_history", [(20,)])
+        pipe.wait_for("SELECT count() FROM $.facility_history", [(20,)])
+        pipe.wait_for("SELECT `offset`, reasons FROM $.dead_letters", [(7, ["wrong_link_count"])])
 
 
 def test_a_flood_of_records_that_clickhouse_rejects_is_sorted_out(pipeline: Callable[..., Pipeline]) -> None:

@@ -132,7 +132,8 @@ def test_the_table_has_every_error_of_dcgm_with_its_severity_and_category(shared
 
 
 def test_what_the_tables_say_is_in_our_vocabulary() -> None:
-    for row in (*rows_of_errors().values(), *rows_of_tests().values()):
+    rows: list[Any] = [*rows_of_errors().values(), *rows_of_tests().values()]
+    for row in rows:
         assert set(row.explains) <= set(CATALOG.faults)
         assert row.reason.endswith(".")
     for row in rows_of_errors().values():

@@ -331,6 +331,9 @@ def test_the_command_reads_a_tree_and_text(shared_data: Path) -> None:
     code, found, counts = run("-", text=IBSTAT)
     assert (code, counts) == (0, "4 objects; reading 4\n")
     assert found[0]["component"] == "port:unknown/mlx5_0/1"
+    code, found, counts = run("-", "--node", "gpu-17", text=PERFQUERY)
+    assert (code, counts) == (0, "2 objects; reading 2\n")
+    assert (found[0]["component"], found[0]["errors"]["link_error_recovery"]) == ("port:gpu-17/lid6/1", 3)
 
 
 def test_a_machine_without_devices_is_told_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -456,3 +457,21 @@ def test_csv_of_processes_is_no_reading_of_gpus() -> None:
 def test_what_is_no_output_of_nvidia_smi_is_said(nothing: str) -> None:
     (complaint,) = read(nothing)
     assert isinstance(complaint, Unreadable)
+
+
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_a_megabyte_of_tags_takes_time_that_grows_with_its_size_alone(between: str) -> None:
+    document = "<nvidia_smi_log>\n" + between.join(['<gpu id="00000000:01:00.0">'] * 40_000) + "\n</nvidia_smi_log>\n"
+    started = time.process_time()
+
+    found = read(document)
+
+    assert len(readings(found)) == 40_000
+    assert time.process_time() - started < 8, "it took 11 s where each tag was looked for from the document's beginning"
+
+
+def test_a_gpu_that_breaks_is_found_in_the_line_where_it_stands() -> None:
+    document = xml(xml_gpu("1", "01"), '<gpu id="00000000:02:00.0">\n<serial>2', xml_gpu("3", "03"))
+    (complaint,) = [item for item in read(document) if isinstance(item, Unreadable)]
+    place = next(number for number, line in enumerate(document.splitlines(), 1) if "<serial>2" in line)
+    assert complaint.place == f"line {place}"

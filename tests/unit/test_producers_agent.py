@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from producers.agent import Agent, Schedule, collect_once
+from producers.agent import Agent
 from producers.discovery import Roster
+from producers.node import Schedule, collect_once
 from producers.nvml import NvmlSource
 from producers.publisher import Sequences
 from producers.settings import AgentSettings

@@ -9,6 +9,7 @@ import pytest
 
 from producers.discovery import Roster
 from producers.nvml import NvmlSource
+from producers.nvml_interface import NvmlError
 from producers.nvml_metrics import COLUMNS
 from producers.simulate.nvml import SimulatedNvml
 from producers.source import Origin
@@ -402,3 +403,59 @@ def test_the_same_trouble_at_another_time_is_another_event(node: Node) -> None:
         node.ticks(40)
 
     assert len(set(ids)) == 2
+
+
+def test_a_driver_that_answers_only_in_part_is_let_go_before_it_is_opened_again(catalog: Catalog) -> None:
+    nvml = SimulatedNvml(gpus=2)
+    held = 0
+    real_open, real_handle = nvml.open, nvml.handle
+
+    def opened() -> None:
+        nonlocal held
+        real_open()
+        held += 1
+
+    def closed() -> None:
+        nonlocal held
+        held -= 1
+
+    def gone(_: int) -> object:
+        raise NvmlError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "Driver Not Loaded")
+
+    nvml.open, nvml.close, nvml.handle = opened, closed, gone  # type: ignore[method-assign,assignment]
+    node = Node(catalog, nvml)
+
+    for _ in range(100):
+        node.tick()
+    assert held == 0
+
+    nvml.handle = real_handle  # type: ignore[method-assign]
+    sample, _ = node.ticks(31)
+    assert held == 1
+    assert sample.temperature_celsius == [58, 58]
+
+
+def test_a_driver_that_was_updated_under_the_agent_says_what_to_do(node: Node) -> None:
+    node.ticks(2)
+    node.nvml.driver_error = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+
+    _, (event,) = node.tick()
+
+    assert event.kind == "driver_unavailable"
+    assert "restart it" in event.raw
+
+
+def test_other_sources_are_given_the_gpus_that_can_be_asked(node: Node) -> None:
+    assert node.source.handles() is None
+    node.ticks(2)
+    node.nvml.gpus[5].lost = True
+    node.tick()
+    shown = node.source.handles()
+    assert shown is not None
+    assert [handle is not None for _, handle in shown] == [index != 5 for index in range(8)]
+
+    node.nvml.driver_error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    node.tick()
+    shown = node.source.handles()
+    assert shown is not None
+    assert [handle for _, handle in shown] == [None] * 8

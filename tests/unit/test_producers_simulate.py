@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,8 +11,9 @@ import pytest
 from producers.kernel_log.decode import decode
 from producers.settings import Injection, RackSpec, SimulateSettings
 from producers.simulate.fleet import SimulatedFleet, Step
-from producers.simulate.script import Truth, spread
+from producers.simulate.script import spread
 from producers.simulate.topology import build
+from producers.simulate.truth import Truth
 from schemas.catalog import load
 from schemas.catalog.metrics import metrics
 from schemas.codec import SingleObjectCodec
@@ -99,16 +100,39 @@ def test_a_healthy_fleet_is_near_no_limit_of_the_catalogue() -> None:
     assert not any(step.lines or step.reports for step in steps)
 
 
-def test_jobs_load_the_gpus_of_an_nvlink_domain_together_and_pause_now_and_then() -> None:
-    fleet, steps = played(HEALTHY, 2000)
-    busy = np.array([step.readings["gpu_utilization_percent"] for step in steps]) > 50
+def test_jobs_load_their_gpus_together_come_and_go_and_warm_what_they_load() -> None:
+    settings = HEALTHY.model_copy(update={"racks": (RackSpec(racks=4),), "interval_ms": 10_000})
+    fleet, steps = played(settings, 2000)
+    load = np.array([step.readings["gpu_utilization_percent"] for step in steps])
+    job = {gpu: name for step in steps for gpu, name in ((r.gpu_serial, r.job) for r in step.placements())}
 
-    for node in fleet.nodes:
-        own = busy[:, [gpu.number for gpu in node.gpus]]
-        assert (own.all(axis=1) | ~own.any(axis=1)).mean() > 0.98
-        assert 0.5 < own.mean() < 0.98
+    assert any(step.moved for step in steps)
+    assert job, "the scheduler tells what runs where"
+    busy = load > 30
+    assert 0.5 < busy.mean() < 0.98
+    same_node = [np.corrcoef(load[:, [g.number for g in node.gpus]].T).mean() for node in fleet.nodes]
+    strangers = np.corrcoef(load[:, [node.gpus[0].number for node in fleet.nodes]].T)
+    assert np.mean(same_node) > strangers[~np.eye(len(strangers), dtype=bool)].mean() + 0.2
     hot = np.array([step.readings["temperature_celsius"] for step in steps])
     assert hot[busy].mean() > hot[~busy].mean() + 15
+
+
+def test_a_job_that_serves_people_follows_the_day() -> None:
+    settings = HEALTHY.model_copy(update={"racks": (RackSpec(racks=16),), "interval_ms": 60_000})
+    fleet, steps = played(settings, 24 * 60)
+    numbers = {gpu.serial: gpu.number for node in fleet.nodes for gpu in node.gpus}
+    serving = np.zeros(len(numbers), bool)
+    by_hour: dict[int, list[float]] = defaultdict(list)
+    for tick, step in enumerate(steps):
+        for record in step.placements():
+            serving[numbers[record.gpu_serial or ""]] = (record.job or "").startswith("inference")
+        if serving.sum() > 8:
+            by_hour[int((START_MS / 3_600_000 + tick / 60) % 24)] += [
+                float(step.readings["gpu_utilization_percent"][serving].mean())
+            ]
+
+    afternoon, night = (np.mean([np.mean(by_hour[hour]) for hour in hours]) for hours in ((14, 15, 16), (2, 3, 4)))
+    assert afternoon > 1.5 * night
 
 
 def test_readings_have_the_steps_that_nvml_has() -> None:
@@ -128,7 +152,10 @@ def test_a_gpu_that_falls_off_the_bus_says_so_in_the_kernel_log_then_in_nvml_the
     lines = [line for step in steps for line in step.lines if line.node.name == truth.node]
     said = [(START_MS + line.at_s * 1000, line.text) for line in lines if ": 79, " in line.text]
     reported = [
-        (step.tick_ms, r.kind) for step in steps for r in step.reports if gpu_id(r.gpu.serial) == truth.component
+        (step.tick_ms, r.kind)
+        for step in steps
+        for r in step.reports
+        if r.gpu and gpu_id(r.gpu.serial) == truth.component
     ]
     values = column(steps, truth.component, "temperature_celsius")
     unread = [tick for tick, value in values.items() if math.isnan(value)]

@@ -1,24 +1,62 @@
-"""What holds for every source of a node: `producers/source.py` has the contract."""
+"""What holds for every source of a node, whatever befalls what it reads: the contract of `producers/source.py`.
+
+A source is added by its bench (`tests/source_benches.py`) and a line in `BENCHES`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import queue
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from producers.agent import sources
-from producers.discovery import GpuIdentity, InventorySource, Roster, has_nvidia_gpu, inventory, normal_serial
-from producers.kernel_log.events import normal_pci
-from producers.settings import AgentSettings
-from producers.simulate.nvml import SimulatedNvml
-from producers.source import Origin, Source, boot_id
+from producers.source import Reading, Source, Worker
 from schemas.catalog import Catalog, load
 from schemas.codec import SingleObjectCodec
-from schemas.records import GpuSample, HardwareEvent, InventoryRecord, Record
+from schemas.records import HardwareEvent, InventoryRecord, Record
+from tests.source_benches import (
+    TROUBLES,
+    Bench,
+    DiscoveryBench,
+    KernelLogBench,
+    NvmlBench,
+    NvmlCountersBench,
+    NvmlXidsBench,
+)
+from tests.source_benches_devices import FacilityBench, HostBench, InfiniBandBench
+from tests.source_benches_programs import DcgmDiagBench, DcgmExporterBench, NvidiaSmiBench
 
-ORIGIN = Origin("site", "rack-7", "node-1", "boot")
-XID = "NVRM: Xid (PCI:0000:19:00): 31, pid=1, name=python3, Ch 00000010\n"
+BENCHES: dict[str, type[Bench]] = {
+    "nvml": NvmlBench,
+    "nvml_counters": NvmlCountersBench,
+    "nvml_xids": NvmlXidsBench,
+    "nvidia_smi": NvidiaSmiBench,
+    "kernel_log": KernelLogBench,
+    "discovery": DiscoveryBench,
+    "dcgm_exporter": DcgmExporterBench,
+    "dcgm_diag": DcgmDiagBench,
+    "host": HostBench,
+    "infiniband": InfiniBandBench,
+    "facility": FacilityBench,
+}
+LASTS = 12
+"""Ticks for which trouble lasts."""
+
+REMEDY = re.compile(
+    r"\b(run|need|let|make|give|set|check|look|correct)\b[^;]*\b(agent|user|root|credentials|password|login|executable)"
+)
+"""What to do, with whom or what."""
+
+every_source = pytest.mark.parametrize("name", BENCHES)
+every_trouble = pytest.mark.parametrize(
+    ("name", "trouble"),
+    [(name, trouble) for name, bench in BENCHES.items() for trouble in TROUBLES if trouble not in bench.lacks],
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,142 +65,189 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture
-def node(tmp_path: Path, catalog: Catalog) -> tuple[dict[str, Source], Callable[[], None]]:
-    """All sources of a node by name, and what makes each of them have something to say."""
-    kernel_log = tmp_path / "kern.log"
-    kernel_log.write_text("")
-    settings = AgentSettings(rack="rack-7", node="node-1", state_dir=tmp_path, kernel_logs=(kernel_log,))
-    nvml = SimulatedNvml(gpus=4)
-
-    def trouble() -> None:
-        nvml.gpus[1].lost = True
-        nvml.gpus[2].fails["fields"] = 999
-        with kernel_log.open("a") as file:
-            file.write(XID)
-
-    found = {schedule.source.name: schedule.source for schedule in sources(settings, ORIGIN, catalog, nvml)}
-    return found, trouble
+def bench(name: str, tmp_path: Path, catalog: Catalog) -> Iterator[Bench]:
+    """The bench of the source `name`. No thread is left behind."""
+    before = set(threading.enumerate())
+    made = BENCHES[name](tmp_path, catalog)
+    yield made
+    made.gate.set()
+    made.settle()
+    made.close()
+    deadline = time.monotonic() + 5
+    while (left := [each for each in threading.enumerate() if each not in before]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [thread.name for thread in left]
 
 
-NAMES = ("nvml", "kernel_log", "discovery")
+def events(records: list[Record]) -> list[HardwareEvent]:
+    return [record for record in records if isinstance(record, HardwareEvent)]
 
 
-def test_every_source_of_a_node_is_held_to_the_contract(node: tuple[dict[str, Source], Callable[[], None]]) -> None:
-    assert tuple(node[0]) == NAMES
+def endure(bench: Bench, *sources: Source, ticks: int) -> list[tuple[list[Record], list[Exception]]]:
+    """What each source says, and the errors that it raises, over some ticks."""
+    said: list[tuple[list[Record], list[Exception]]] = [([], []) for _ in sources]
+    for _ in range(ticks):
+        bench.tick()
+        for source, (records, errors) in zip(sources, said, strict=True):
+            try:
+                records.extend(source.read(bench.now_ms))
+            except Exception as error:  # noqa: BLE001 - which errors there are is what is asked
+                errors.append(error)
+        bench.settle()
+    return said
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_records_are_of_this_node_known_to_the_catalogue_and_can_be_sent(
-    node: tuple[dict[str, Source], Callable[[], None]], catalog: Catalog, name: str
+@every_source
+def test_a_bench_says_of_every_trouble_how_it_comes_about_or_why_it_cannot_be(bench: Bench, name: str) -> None:
+    assert sorted([*bench.troubles(), *bench.lacks]) == sorted(TROUBLES)
+    for trouble in bench.troubles().values():
+        assert trouble.told or trouble.raises or trouble.quiet
+    assert all(bench.lacks.values())
+    assert bench.source().name == name
+
+
+@every_source
+def test_what_it_says_is_of_this_node_known_to_the_catalogue_and_can_be_sent(
+    bench: Bench, name: str, catalog: Catalog
 ) -> None:
-    found, trouble = node
-    codec = SingleObjectCodec()
-    records: list[Record] = []
-
-    for tick in range(1, 4):
-        for source in found.values():
-            if tick == 2 and source is found["nvml"]:
-                trouble()
-            given = list(source.read(tick * 1000))
-            if source.name == name:
-                records += given
+    source, codec, records = bench.source(), SingleObjectCodec(), []
+    bench.tick(source)
+    bench.speak()
+    for _ in range(4):
+        records += bench.tick(source)[0]
+        assert isinstance(source.doing, str)
+        assert source.doing
 
     assert records
     for record in records:
-        assert isinstance(record, GpuSample | HardwareEvent | InventoryRecord)
+        assert (record.site, record.rack) == ("site", "rack-7")  # type: ignore[attr-defined]
+        assert getattr(record, "node", "node-1") == "node-1"
         assert codec.decode(codec.encode(record), type(record)) is not None
-        assert (record.site, record.rack, record.node) == ("site", "rack-7", "node-1")
-        if isinstance(record, HardwareEvent):
-            assert record.source == name
-            assert not catalog.entry(record.kind, record.code).rule.endswith("unknown")
-            assert record.event_ms <= record.observed_ms or record.source == "nvml"
-            assert record.raw
-    assert isinstance(found[name].doing, str)
+        if not isinstance(record, InventoryRecord):
+            assert record.sequence == 0  # type: ignore[attr-defined]
+            assert record.boot_id == "boot"  # type: ignore[attr-defined]
+    for event in events(records):
+        assert event.source in bench.says_as
+        assert not catalog.of(event).rule.endswith("unknown")
+        assert event.event_ms <= event.observed_ms
+        assert event.raw
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_same_trouble_is_told_once(node: tuple[dict[str, Source], Callable[[], None]], name: str) -> None:
-    found, trouble = node
-    events = []
+@every_trouble
+def test_trouble_is_told_once_for_as_long_as_it_lasts(bench: Bench, name: str, trouble: str, catalog: Catalog) -> None:
+    broken, source = bench.troubles()[trouble], bench.source()
+    ((healthy, errors),) = endure(bench, source, ticks=4)
+    assert errors == []
+    assert {event.severity for event in events(healthy)} <= {"info"}
 
-    for tick in range(1, 30):
-        for source in found.values():
-            if tick == 5 and source is found["nvml"]:
-                trouble()
-            events += [r for r in source.read(tick * 1000) if isinstance(r, HardwareEvent) and r.source == name]
+    broken.make()
+    ((records, errors),) = endure(bench, source, ticks=LASTS)
 
-    assert len(events) == len({(event.kind, event.gpu) for event in events})
-
-
-def test_the_inventory_is_sent_at_the_start_on_a_change_and_now_and_then() -> None:
-    gpus = [GpuIdentity(index=0, serial="1", pci="0000:19:00"), GpuIdentity(index=1, serial="2", pci="0000:3b:00")]
-    source = InventorySource(ORIGIN, AgentSettings(inventory_interval_s=600), lambda: gpus)
-
-    sent = {tick: len(list(source.read(tick * 1000))) for tick in (0, 5, 300, 595)}
-    later = {tick: len(list(source.read(tick * 1000))) for tick in (605, 610)}
-    gpus.pop()
-    changed = {tick: len(list(source.read(tick * 1000))) for tick in (615, 620)}
-
-    assert sent == {0: 3, 5: 0, 300: 0, 595: 0}
-    assert later == {605: 3, 610: 0}
-    assert changed == {615: 2, 620: 0}
-
-
-def test_the_inventory_says_what_the_settings_declare_before_what_was_discovered() -> None:
-    settings = AgentSettings(slot=7, nvlink_domain="nvl-3", leaf_switch="leaf-1", pdu="pdu-a")
-    gpu = GpuIdentity(
-        index=0, serial="1655", uuid="GPU-1", pci="0000:19:00", module=3, nvlink_domain="fabric", sku="H100"
-    )
-
-    node, record = inventory(ORIGIN, settings, [gpu], seen_ms=5)
-
-    assert (node.component, node.slot, node.nvlink_domain, node.leaf_switch) == ("node:node-1", 7, "nvl-3", "leaf-1")
-    assert (record.component, record.nvlink_domain, record.pdu, record.slot) == ("gpu:1655", "nvl-3", "pdu-a", 3)
-    assert (record.gpu_uuid, record.gpu_serial, record.pci, record.sku) == ("GPU-1", "1655", "0000:19:00", "H100")
+    told = Counter((event.kind, event.gpu, event.pci, event.details.get("component")) for event in events(records))
+    assert {kind for kind, *_ in told} >= broken.told
+    assert all(number == 1 for number in told.values()), told
+    if broken.raises:
+        # again at each read, so that the agent, which says it once, does not take the source for recovered
+        assert len(errors) >= LASTS - 2, records
+        assert re.search(broken.raises, str(errors[0])), errors[0]
+        assert len({re.sub("[0-9.]+ s", "", str(error)) for error in errors}) == 1
+    else:
+        assert errors == []
+    if broken.quiet:
+        assert {event.severity for event in events(records)} <= {"info"}
+    for event in events(records):
+        assert not catalog.of(event).rule.endswith("event.unknown"), event.kind
+        assert event.raw
 
 
-@pytest.mark.parametrize(
-    ("said", "serial"),
-    [
-        ("1655022005478", "1655022005478"),
-        ("0", None),
-        ("0000000000000", None),
-        ("N/A", None),
-        ("[N/A]", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_what_boards_without_a_serial_say_is_no_serial(said: str | None, serial: str | None) -> None:
-    assert normal_serial(said) == serial
+@pytest.mark.parametrize("name", [name for name, bench in BENCHES.items() if "is_forbidden" not in bench.lacks])
+def test_a_permission_that_is_missing_is_named_with_what_helps(bench: Bench, name: str) -> None:
+    broken, source = bench.troubles()["is_forbidden"], bench.source()
+    endure(bench, source, ticks=3)
+    broken.make()
+
+    ((records, errors),) = endure(bench, source, ticks=3)
+
+    said = " ".join([*map(str, errors), *(event.raw for event in events(records))])
+    assert broken.quiet or REMEDY.search(said), said
 
 
-def test_a_pci_address_of_nvml_and_one_of_the_kernel_log_are_the_same() -> None:
-    assert normal_pci("00000000:91:00.0") == normal_pci("PCI:0000:91:00") == "0000:91:00"
+@every_trouble
+def test_after_trouble_it_reads_on(bench: Bench, name: str, trouble: str) -> None:
+    broken, source = bench.troubles()[trouble], bench.source()
+    endure(bench, source, ticks=2)
+    bench.speak()
+    ((healthy, _),) = endure(bench, source, ticks=3)
+    broken.make()
+    endure(bench, source, ticks=5)
+    bench.heal()
+    bench.now_s += 900  # whatever it waits for has passed
+    endure(bench, source, ticks=3)
+    bench.speak()
+
+    ((records, errors),) = endure(bench, source, ticks=3)
+
+    assert errors == []
+    assert {event.severity for event in events(records)} <= {"info", "warning"}
+    assert {type(record) for record in healthy} <= {type(record) for record in records} | {InventoryRecord}
 
 
-def test_a_damaged_list_of_known_gpus_begins_anew(tmp_path: Path) -> None:
-    (tmp_path / "gpus.json").write_text("{not json")
+@every_trouble
+def test_the_same_cause_has_the_same_id_whoever_reads_it(bench: Bench, name: str, trouble: str) -> None:
+    broken, one, other = bench.troubles()[trouble], bench.source(), bench.source("other")
+    endure(bench, one, other, ticks=3)
+    broken.make()
 
-    roster = Roster(tmp_path / "gpus.json")
-    roster.meet([GpuIdentity(index=0, serial="1")], "node-1")
+    (mine, _), (theirs, _) = endure(bench, one, other, ticks=5)
 
-    assert Roster(tmp_path / "gpus.json").known == [GpuIdentity(index=0, serial="1")]
+    def ids(records: list[Record]) -> set[str]:
+        return {event.event_id for event in events(records) if event.kind in broken.told}
 
-
-def test_a_gpu_is_seen_on_the_bus_without_a_driver(tmp_path: Path) -> None:
-    for number, (vendor, kind) in enumerate([("0x8086", "0x030000"), ("0x10de", "0x0c0330"), ("0x10de", "0x030200")]):
-        assert not has_nvidia_gpu(tmp_path)
-        device = tmp_path / f"0000:{number:02x}:00.0"
-        device.mkdir()
-        (device / "vendor").write_text(vendor + "\n")
-        (device / "class").write_text(kind + "\n")
-
-    assert has_nvidia_gpu(tmp_path)
+    kinds = {event.kind for event in events([*mine, *theirs])}
+    if name in {"dcgm_diag", "nvml_xids"}:  # one of them takes the request, or the driver's event
+        assert len(ids([*mine, *theirs])) == len([kind for kind in kinds if kind in broken.told])
+    else:
+        assert ids(mine) == ids(theirs)
+    assert len(ids(mine)) == len([event for event in events(mine) if event.kind in broken.told])
 
 
-def test_without_a_kernel_that_tells_its_boot_each_run_is_a_boot_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "boot_id").write_text("0c5e2d6e-8a3b-4a51-9d5f-6f1f1c0b7a11\n")
+@every_source
+def test_one_that_hangs_says_at_what_and_holds_up_nobody(bench: Bench, name: str) -> None:
+    source = bench.source()
+    bench.tick(source)
+    bench.tick(source)
+    bench.hang()
+    bench.now_s += bench.period_s
+    out: queue.SimpleQueue[Reading] = queue.SimpleQueue()
+    hanging, healthy = Worker(source, out), Worker(_Healthy(), out)
 
-    assert boot_id(tmp_path / "boot_id") == "0c5e2d6e-8a3b-4a51-9d5f-6f1f1c0b7a11"
-    assert boot_id(tmp_path / "missing") != boot_id(tmp_path / "missing")
+    assert hanging.order(bench.now_ms)
+    _until(lambda: hanging.busy_s() > 0.15)
+    doing = source.doing
+    assert not hanging.order(bench.now_ms + 1_000)
+    assert healthy.order(bench.now_ms)
+    assert out.get(timeout=5).source == "healthy"
+    assert hanging.busy_s() > 0.15
+    bench.gate.set()
+    reading = out.get(timeout=10)
+
+    assert doing not in {"", "nothing", "nothing yet"}
+    assert reading.source == name
+    assert reading.error is None
+    assert hanging.close(5)
+    assert healthy.close(5)
+
+
+class _Healthy:
+    name = "healthy"
+    doing = "well"
+
+    def read(self, _: int) -> list[Record]:
+        return []
+
+
+def _until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

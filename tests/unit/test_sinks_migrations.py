@@ -19,17 +19,22 @@ ALL = [*migrations(), *views()]
 def test_every_statement_can_run_twice_without_harm(migration: Migration) -> None:
     for statement in migration.statements("fleet"):
         assert re.search(
-            r"^(CREATE (TABLE|MATERIALIZED VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW) fleet\.\w+",
+            r"^(CREATE (TABLE|MATERIALIZED VIEW) IF NOT EXISTS|CREATE OR REPLACE VIEW) fleet\.\w+"
+            r"|^ALTER TABLE fleet\.\w+( MODIFY QUERY$|$)",
             statement,
             re.MULTILINE,
         )
+        if re.search(r"^ALTER TABLE fleet\.\w+$", statement, re.MULTILINE):
+            _, *changes = statement[statement.index("ALTER TABLE") :].splitlines()
+            assert changes
+            assert all(change.strip().startswith("ADD COLUMN IF NOT EXISTS ") for change in changes)
         assert "${" not in statement
 
 
 @pytest.mark.parametrize("migration", ALL, ids=lambda migration: migration.name)
 def test_whatever_keeps_rows_says_what_they_are(migration: Migration) -> None:
     for statement in migration.statements("fleet"):
-        if "MATERIALIZED VIEW" not in statement:
+        if "MATERIALIZED VIEW" not in statement and "ALTER TABLE" not in statement:
             assert re.search(r"^COMMENT '.{20,}'$", statement, re.MULTILINE), statement[:80]
 
 
@@ -39,6 +44,21 @@ def test_statements_are_cut_at_semicolons_that_end_a_line() -> None:
         "-- first; and only\nCREATE a COMMENT 'b; c'",
         "CREATE fleet.d",
     ]
+
+
+def test_a_columns_comment_goes_before_its_codec_as_earlier_servers_want_it() -> None:
+    text = (
+        "a Int8 CODEC(FPC(12), ZSTD(1)) COMMENT 'it''s CODEC(1)',\nb Int8 COMMENT 'b' CODEC(NONE),\nc Int8 COMMENT 'c'"
+    )
+    assert Migration(1, "x", text).statements("fleet") == [
+        "a Int8 COMMENT 'it''s CODEC(1)' CODEC(FPC(12), ZSTD(1)),\nb Int8 COMMENT 'b' CODEC(NONE),\nc Int8 COMMENT 'c'"
+    ]
+
+
+@pytest.mark.parametrize("view", views(), ids=lambda view: view.name)
+def test_no_view_ends_with_a_subquery_whose_name_would_be_its_comment(view: Migration) -> None:
+    """ClickHouse 25.8 reads `FROM (…) COMMENT '…'` as a subquery that is called COMMENT."""
+    assert "\n)\nCOMMENT" not in view.text
 
 
 @pytest.mark.parametrize(

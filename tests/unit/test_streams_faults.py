@@ -488,3 +488,54 @@ def test_only_what_has_changed_is_kept_again() -> None:
     assert set(book.book.changes()) == {"gpu:n1-0|gpu_memory_uncorrectable"}
     book.wait(1)
     assert book.book.changes() == {}
+
+
+# --- events that say that something is over ---------------------------------------------------------------------------
+
+
+def pdu(kind: str, at_s: float, point: str, over: str = "", component: str = "pdu:a7") -> HardwareEvent:
+    details = {"component": component, "point": point} | ({"kind": over} if over else {})
+    return event(kind, at_s=at_s, gpu=None, source="facility", details=details)
+
+
+def test_an_event_may_name_the_component_that_it_is_about() -> None:
+    (fault,) = Book().take(pdu("phase_lost", 0, "voltage_volts/phase_2"))
+    assert (fault.component, fault.component_kind, fault.fault_class, fault.gpu) == ("pdu:a7", "pdu", "power", None)
+
+
+def test_a_fault_ends_when_the_last_thing_that_was_reported_is_told_to_be_over() -> None:
+    book = Book()
+    book.take(pdu("phase_lost", 0, "phase_1"), pdu("phase_lost", 1, "phase_2"))
+
+    assert book.take(pdu("device_alarm_cleared", 5, "phase_1", "phase_lost")) == []
+    (over,) = book.restarted().take(pdu("device_alarm_cleared", 6, "phase_2", "phase_lost"))
+    assert (over.component, over.state, over.cleared_ms) == ("pdu:a7", "cleared", START_MS + 6000)
+
+
+def test_what_is_over_elsewhere_or_was_never_reported_ends_nothing() -> None:
+    book = Book()
+    book.take(pdu("phase_lost", 0, "phase_1"))
+
+    assert book.take(pdu("device_alarm_cleared", 5, "phase_1", "power_alarm")) == []
+    assert book.take(pdu("device_alarm_cleared", 5, "phase_1", "phase_lost", "pdu:b7")) == []
+    assert book.take(pdu("device_alarm_cleared", -5, "phase_1", "phase_lost")) == []
+
+
+def test_a_port_at_full_speed_again_ends_its_fault_and_no_other_ports() -> None:
+    book = Book()
+    ports = [{"component": f"port:n1/mlx5_{number}/1", "interface": f"mlx5_{number}"} for number in (0, 1)]
+    book.take(*(event("port_slow", gpu=None, details=port) for port in ports))
+
+    ended = book.take(event("port_full_speed", at_s=9, gpu=None, details=ports[1]))
+    assert [(fault.component, fault.state) for fault in ended] == [("port:n1/mlx5_1/1", "cleared")]
+
+
+def test_a_condition_of_a_gpu_that_is_over_leaves_a_fault_open_for_which_the_kernel_spoke_too() -> None:
+    book = Book()
+    book.take(event("nvlink_down", source="nvml_counters"), event(code=74, at_s=1))
+
+    over = event("gpu_condition_over", at_s=9, details={"condition": "nvlink_down"})
+    assert book.take(over) == []
+    other = Book()
+    other.take(event("nvlink_down", source="nvml_counters"))
+    assert [fault.state for fault in other.take(over)] == ["cleared"]

@@ -30,5 +30,5 @@ FROM
     FROM ${database}.fault_revisions
     ORDER BY revision DESC
     LIMIT 1 BY fault_id
-)
+) AS newest
 COMMENT 'One row per fault: the newest revision, with duration (until now while it is open), class, action and evidence'

@@ -27,7 +27,10 @@ FROM
         lagInFrame(place, 1, '') OVER (PARTITION BY gpu ORDER BY first_seen_at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS before,
         lagInFrame(removed, 1, false) OVER (PARTITION BY gpu ORDER BY first_seen_at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS removed_before
     FROM ${database}.inventory_log FINAL
+    -- what was declared about a GPU is no sighting of it, but better than nothing
     WHERE kind = 'gpu' AND gpu != ''
+        AND (source = 'discovered' OR component NOT IN
+            (SELECT component FROM ${database}.inventory_log WHERE kind = 'gpu' AND source = 'discovered'))
 )
 WHERE place != before OR removed != removed_before
 UNION ALL

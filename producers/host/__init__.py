@@ -1,0 +1,1 @@
+"""The host of the GPUs: processors, memory, swap, pressure, disks, networks, clock."""
