@@ -265,6 +265,9 @@ _COMMANDS = {command.name or command.callback.__name__ for command in app.regist
 _ANYWHERE = {"--config": 1, "--data-dir": 1, "--json": 0, "--debug": 0}
 
 
+_OURS = frozenset({"schemas", "producers", "streams", "sinks", "infra"})
+
+
 def hoist(arguments: list[str]) -> list[str]:
     """The options of every command moved to the front, where the parser wants them; after `--` nothing moves."""
     front: list[str] = []
@@ -305,6 +308,9 @@ def main() -> None:
         if debug:
             raise
         said = str(error).strip() or "no reason given"
+        if type(error).__module__.partition(".")[0] in _OURS:  # its message is made for the reader
+            _say(arguments, said)
+            sys.exit(1)
         _say(arguments, f"{type(error).__name__}: {said} (run it with --debug for the whole trace)")
         sys.exit(1)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -275,13 +276,48 @@ def gpus(_: Settings) -> Iterator[Finding]:
 
 def kernel_log(settings: Settings) -> Iterator[Finding]:
     """Whether kernel messages can be read."""
+    from producers.kernel_log.journal import COMMAND, JOURNAL
+
     for path in settings.agent.kernel_logs:
+        if path == JOURNAL:
+            yield _program(COMMAND[0], "kernel log", "the journal", "install systemd's journalctl, or read /dev/kmsg")
+            continue
         try:
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
             yield Finding(Verdict.GOOD, "kernel log", str(path))
         except OSError as error:
             mend = "the agent would see no XID here: run it as root or with CAP_SYSLOG, or set agent.kernel_logs"
             yield Finding(Verdict.NOTE, "kernel log", f"{path}: {error.strerror}", mend)
+
+
+def node_programs(settings: Settings) -> Iterator[Finding]:
+    """The programs that single sources of the agent run; only where their source is wanted, or a GPU is there."""
+    from producers.discovery import has_nvidia_gpu
+
+    part = settings.agent
+    if has_nvidia_gpu() or part.dcgm_diag.every_hours:
+        mend = "diagnostics cannot run: install NVIDIA's datacenter-gpu-manager"
+        yield _program(part.dcgm_diag.command, "DCGM diagnostics", part.dcgm_diag.command, mend)
+    if any(bmc.url is None for bmc in part.facility.bmcs):
+        yield _program("ipmitool", "management controllers", "ipmitool", "apt install ipmitool, or set url (Redfish)")
+    for device in part.facility.devices:
+        if device.serial is not None:
+            yield _readable(Path(device.serial), f"device {device.name}")
+
+
+def _program(command: str, what: str, good: str, mend: str) -> Finding:
+    if shutil.which(command):
+        return Finding(Verdict.GOOD, what, good)
+    return Finding(Verdict.NOTE, what, f"{command} is not on the PATH", mend)
+
+
+def _readable(path: Path, what: str) -> Finding:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError as error:
+        mend = "put the agent's user into the group of the device (often dialout), or correct agent.facility"
+        return Finding(Verdict.NOTE, what, f"{path}: {error.strerror}", mend)
+    return Finding(Verdict.GOOD, what, str(path))
 
 
 def clock(_: Settings) -> Iterator[Finding]:
@@ -310,7 +346,7 @@ def _clock_state() -> bool | None:
 
 
 CHECKS: tuple[Check, ...] = (
-    python, data_dir, memory, java, ports, processes, kafka, clickhouse, gpus, kernel_log, clock,
+    python, data_dir, memory, java, ports, processes, kafka, clickhouse, gpus, kernel_log, node_programs, clock,
 )  # fmt: skip
 
 

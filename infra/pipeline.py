@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import structlog
 from infra.commands.provision import migrate_tables, provision_topics
 from infra.settings import Settings
 from infra.supervise import Role, Supervisor, sole
+from schemas.ids import stable_id
 
 log = structlog.get_logger()
 
@@ -28,12 +30,17 @@ def servers(settings: Settings) -> list[Role]:
     return roles
 
 
-def readers(workers: int) -> list[Role]:
-    """Sinks and stream workers."""
+def readers(settings: Settings, workers: int) -> list[Role]:
+    """Sinks and stream workers.
+
+    The sinks get lasting names: what is started again after a kill has its partitions back at once, where Kafka would
+    else wait for the old session to end.
+    """
     names = [f"streams-{number}" for number in range(workers)]
+    lasting = stable_id(socket.gethostname(), settings.data_dir.absolute())[:12]
     return [
-        Role("loader", ("loader",), READERS),
-        Role("alerts", ("alerts",), READERS),
+        Role("loader", ("loader",), READERS, environment={"FLEETPULSE_LOADER__INSTANCE": f"loader-{lasting}"}),
+        Role("alerts", ("alerts",), READERS, environment={"FLEETPULSE_ALERTS__INSTANCE": f"alerts-{lasting}"}),
         *(Role(name, ("streams", "--name", name), READERS) for name in names),
     ]
 
@@ -71,7 +78,7 @@ def running(
             waiting("topics and tables")
             provision_topics(settings)
             migrate_tables(settings)
-            supervisor.start(readers(workers), waiting=lambda: waiting("stream workers and sinks"))
+            supervisor.start(readers(settings, workers), waiting=lambda: waiting("stream workers and sinks"))
             supervisor.start(sources, waiting=lambda: waiting("sources"))
             yield supervisor
         finally:

@@ -65,13 +65,14 @@ def run(
     [dim]fleetpulse diagnose run --level 2[/]
     [dim]fleetpulse diagnose run --json | jq 'select(.result != "pass")'[/]   one object for each GPU and test
     """
+    from infra.commands.roles import agent_settings
     from producers.dcgm.findings import outcome
     from producers.dcgm.run import DiagnosticsError
     from producers.source import boot_id
     from schemas.catalog import CatalogError, load
 
     options = _options(context)
-    agent = options.settings().agent
+    agent = agent_settings(options.settings())
     settings = _settings(agent)
     runs = _runs(agent, settings, command or settings.command, boot_id())
     try:
@@ -108,10 +109,11 @@ def request(
     """
     from getpass import getuser
 
+    from infra.commands.roles import agent_settings
     from producers.dcgm.run import DiagnosticsError, Request
     from producers.source import boot_id
 
-    agent = _options(context).settings().agent
+    agent = agent_settings(_options(context).settings())
     settings = _settings(agent)
     runs = _runs(agent, settings, settings.command, boot_id())
     try:

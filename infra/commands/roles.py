@@ -12,6 +12,7 @@ from infra import addresses
 from infra.errors import MisuseError, OperatorError
 from infra.process import serve
 from infra.settings import Settings
+from producers.settings import AgentSettings
 
 ALERTS_FOLDER = "alerts"
 """Under the data directory: the outbox."""
@@ -118,15 +119,21 @@ def agent(settings: Settings) -> None:
     """The agent of this node."""
     from producers.agent import run
 
-    part = settings.agent
-    if "state_dir" not in part.model_fields_set:
-        part = part.model_copy(update={"state_dir": _folder(settings, "agent")})
+    part = agent_settings(settings)
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
         ready()
         run(part, kafka=_client(settings), stop=stop, beat=beat)
 
     serve("agent", settings, body)
+
+
+def agent_settings(settings: Settings) -> AgentSettings:
+    """The agent's settings; its state lies in the data directory, unless it was put elsewhere."""
+    part = settings.agent
+    if "state_dir" in part.model_fields_set:
+        return part
+    return part.model_copy(update={"state_dir": _folder(settings, "agent")})
 
 
 def simulate(settings: Settings) -> None:

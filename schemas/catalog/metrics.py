@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -12,16 +13,10 @@ import msgspec
 from schemas.catalog import Action, Severity
 
 
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One condition on one metric. Exactly one of `raise_above`, `raise_below`, `raise_bits` is set."""
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every rule has: its name, how long its condition must hold, and what a finding is evidence for."""
 
     name: str
-    detector: Literal["threshold"]
-    raise_above: float | None = None
-    raise_below: float | None = None
-    raise_bits: int | None = None
-    clear_below: float | None = None
-    clear_above: float | None = None
     for_ms: int
     clear_for_ms: int
     fault_class: str
@@ -29,14 +24,128 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     action: Action
     reason: str
 
+
+class Rule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One condition on one metric. Exactly one of `raise_above`, `raise_below`, `raise_bits` is set."""
+
+    detector: Literal["threshold"]
+    raise_above: float | None = None
+    raise_below: float | None = None
+    raise_bits: int | None = None
+    clear_below: float | None = None
+    clear_above: float | None = None
+
     def __post_init__(self) -> None:
         """Hold the condition to what a detector can run."""
         if sum(c is not None for c in (self.raise_above, self.raise_below, self.raise_bits)) != 1:
             raise ValueError(f"rule {self.name}: set exactly one of raise_above, raise_below, raise_bits")
-        if self.raise_above is not None and not (self.clear_below is not None and self.clear_below <= self.raise_above):
-            raise ValueError(f"rule {self.name}: raise_above needs a clear_below that is not above it")
-        if self.raise_below is not None and not (self.clear_above is not None and self.clear_above >= self.raise_below):
-            raise ValueError(f"rule {self.name}: raise_below needs a clear_above that is not below it")
+        _check_way_back(self)
+
+
+class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which GPUs are comparable at a tick, and what the comparison gives: see `streams/detectors/beside.py`."""
+
+    as_: Literal["difference", "ratio"] = msgspec.field(name="as")
+    """value less the peers' median, in the metric's unit; or divided by it."""
+    busy_percent: float
+    """Only GPUs whose `gpu_utilization_percent` is at least that."""
+    power_share: float | None = None
+    """Only GPUs whose `power_watts` differ from the peers' median by no more than this share of it."""
+    excused_bits: int = 0
+    """Not GPUs with any of these throttle reasons: they explain the deviation, and have rules of their own."""
+    least: int = 4
+    """So many comparable GPUs there must be, the GPU itself among them."""
+
+    def __post_init__(self) -> None:
+        """Hold the numbers to what can be compared."""
+        if self.least < 3:
+            raise ValueError(f"beside: least is {self.least}; of two that differ nobody knows which is odd: 3 or more")
+        if self.power_share is not None and not 0 < self.power_share < 1:
+            raise ValueError(f"beside: power_share is {self.power_share}; it is a share, between 0 and 1")
+
+
+class PeerRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One metric of a GPU beside that of its peers at the same tick. One of `raise_above` and `raise_below` is set."""
+
+    beside: Beside
+    raise_above: float | None = None
+    raise_below: float | None = None
+    clear_below: float | None = None
+    clear_above: float | None = None
+    deviations: float
+    """It must also be so many robust standard deviations of the peers away: where they differ much, nobody is odd."""
+
+    def __post_init__(self) -> None:
+        """Hold the condition to what a detector can run."""
+        _check_one_side(self)
+
+
+class LevelRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A metric (or, with `beside`, its distance from the peers) against what it long was on the same GPU.
+
+    `raise_above` and `raise_below` are distances from the baseline.
+    """
+
+    beside: Beside | None = None
+    raise_above: float | None = None
+    raise_below: float | None = None
+    clear_below: float | None = None
+    clear_above: float | None = None
+    deviations: float
+    """How unlikely the short average must be, in standard deviations of what short averages have been."""
+    short_ms: int
+    """Time constant of the short average."""
+    warmup_ms: int
+    """So much judged time makes a baseline; nothing is raised before."""
+    settles_per_hour: float
+    """By how much, in the metric's unit, a learnt baseline may move in an hour of judged time: a fault that is slower
+    than that is taken for normal, and a new normal that is off by more takes so long."""
+    noise: float
+    """The least noise that is believed, in the metric's unit: a sensor that steps in whole degrees looks quieter."""
+
+    def __post_init__(self) -> None:
+        """Hold the condition to what a detector can run."""
+        _check_one_side(self)
+        if not 0 < self.short_ms <= self.warmup_ms:
+            raise ValueError(f"rule {self.name}: short_ms must be above 0 and not above warmup_ms")
+        if self.noise <= 0 or self.settles_per_hour < 0:
+            raise ValueError(f"rule {self.name}: noise must be above 0, settles_per_hour not below")
+
+
+class TrendRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A metric that will reach `limit`, from below, within `within_ms` if it goes on as it does."""
+
+    limit: float
+    within_ms: int
+    clear_within_ms: int
+    """Cleared when it would take longer than that: above `within_ms`."""
+    least_per_hour: float
+    """A slower rise is no trend."""
+    span_ms: int
+    """Time constant over which the rise is measured; it takes three of them until anything is said."""
+    steady_share: float
+    """Only while `power_watts` is steady: its own two averages differ by no more than this share. A job that has just
+    started warms its GPU, too."""
+
+    def __post_init__(self) -> None:
+        """Hold the condition to what a detector can run."""
+        if not 0 < self.within_ms <= self.clear_within_ms:
+            raise ValueError(f"rule {self.name}: clear_within_ms must not be below within_ms")
+        if self.span_ms <= 0 or self.least_per_hour <= 0 or self.steady_share <= 0:
+            raise ValueError(f"rule {self.name}: span_ms, least_per_hour and steady_share must be above 0")
+
+
+def _check_one_side(rule: PeerRule | LevelRule) -> None:
+    if (rule.raise_above is None) == (rule.raise_below is None):
+        raise ValueError(f"rule {rule.name}: set exactly one of raise_above, raise_below")
+    _check_way_back(rule)
+
+
+def _check_way_back(rule: Rule | PeerRule | LevelRule) -> None:
+    if rule.raise_above is not None and not (rule.clear_below is not None and rule.clear_below <= rule.raise_above):
+        raise ValueError(f"rule {rule.name}: raise_above needs a clear_below that is not above it")
+    if rule.raise_below is not None and not (rule.clear_above is not None and rule.clear_above >= rule.raise_below):
+        raise ValueError(f"rule {rule.name}: raise_below needs a clear_above that is not below it")
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +154,18 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unit: str
     kind: Literal["gauge", "counter", "state", "bits"]
     rules: list[Rule] = []
+    peers: list[PeerRule] = []
+    levels: list[LevelRule] = []
+    trends: list[TrendRule] = []
+
+    def __post_init__(self) -> None:
+        """Only numbers have neighbours, levels and trends."""
+        if self.kind == "bits" and (self.peers or self.levels or self.trends):
+            raise ValueError("a bit mask is watched by rules with raise_bits only")
+
+    def findings(self) -> Iterator[Finding]:
+        """Every rule of every detector."""
+        yield from (*self.rules, *self.peers, *self.levels, *self.trends)
 
 
 @cache
