@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from infra import observe
 from infra.presence import announced
-from infra.settings import Settings
 
 
 class Body(Protocol):
@@ -24,6 +24,18 @@ class Body(Protocol):
 
     def __call__(self, *, stop: threading.Event, beat: Callable[[], None], ready: Callable[[], None]) -> None:
         """Run until `stop` is set. Call `beat` at least each second while alive, and `ready` once when at work."""
+
+
+class Settings(Protocol):
+    """What is needed of the settings."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where everything is kept."""
+
+    @property
+    def observe(self) -> Any:
+        """The part `[observe]`."""
 
 
 log = structlog.get_logger()

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import uuid
@@ -16,8 +17,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
+
+# a time limit for each example would fail tests on a busy machine, and say nothing about the code
+settings.register_profile("fleetpulse", deadline=None)
+settings.load_profile("fleetpulse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = ("unit", "property", "integration", "quality", "benchmarks", "e2e")
     level = {name: place for place, name in enumerate(order)}
     items.sort(key=lambda item: level.get(item.path.relative_to(ROOT / "tests").parts[0], 0))
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that is run inside a test sets logging up for its process, which is that of all other tests too."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 def _docker(request: pytest.FixtureRequest) -> bool:

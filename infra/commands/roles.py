@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from infra import addresses
 from infra.errors import MisuseError, OperatorError
@@ -115,17 +115,21 @@ def alerts(settings: Settings) -> None:
     serve("alerts", settings, body)
 
 
-def agent(settings: Settings) -> None:
-    """The agent of this node."""
-    from producers.agent import run
+def agent(settings: Settings) -> NoReturn:
+    """The agent of this node: this process becomes it (`infra/lean.py`)."""
+    from infra import lean
 
-    part = agent_settings(settings)
-
-    def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
-        ready()
-        run(part, kafka=_client(settings), stop=stop, beat=beat)
-
-    serve("agent", settings, body)
+    observe = settings.observe
+    lean.become(
+        lean.Handed(
+            data_dir=settings.data_dir.absolute(),
+            observe=lean.Observe(
+                observe.level, observe.json_lines, observe.host, dict(observe.ports), observe.stale_seconds
+            ),
+            agent=agent_settings(settings).model_dump_json(),
+            kafka=addresses.kafka_client(settings),
+        )
+    )
 
 
 def agent_settings(settings: Settings) -> AgentSettings:

@@ -31,6 +31,8 @@ BENCHMARKS = {
     "sink": "rows per second into ClickHouse beside ClickHouse by itself; bytes on disk",
     "alert_delay": "from a fault seen on its node to the webhook",
     "agent": "what the agent takes from its node",
+    "node_sources": "what a read of the host and its ports costs",
+    "simulate": "how large a fleet one core plays into Kafka",
     "startup": "how long the embedded servers need to be usable",
 }
 """In the order in which they run."""

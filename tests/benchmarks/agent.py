@@ -26,9 +26,13 @@ def run(context: Context) -> Iterable[Row]:
     kernel_log = context.scratch / "kern.log"
     kernel_log.touch()
     with context.kafka() as bootstrap:
-        environment = {"KAFKA__BOOTSTRAP": bootstrap, "AGENT__KERNEL_LOGS": f'["{kernel_log}"]', "AGENT__RACK": "r1"}
-        given = {"gpus": _GPUS, "data_dir": str(context.scratch / "agent")}
-        with context.start("agent", given, environment=environment) as process:
+        given = {
+            "gpus": _GPUS,
+            "data_dir": str(context.scratch / "agent"),
+            "bootstrap": bootstrap,
+            "kernel_log": str(kernel_log),
+        }
+        with context.start("agent", given) as process:
             context.say("letting the agent settle")
             _pass(process, kernel_log, _SETTLE_S)
             its = psutil.Process(process.pid)

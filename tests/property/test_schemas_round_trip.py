@@ -36,7 +36,7 @@ def values(avro: Any) -> st.SearchStrategy[Any]:
     if avro["type"] == "array":
         return st.lists(values(avro["items"]), max_size=3)
     if avro["type"] == "map":
-        return st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
+        return st.dictionaries(st.text(max_size=5), values(avro["values"]), max_size=3)
     return st.fixed_dictionaries({field["name"]: values(field["type"]) for field in avro["fields"]})
 
 

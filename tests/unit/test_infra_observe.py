@@ -6,24 +6,11 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
 
-import pytest
 import structlog
 
 from infra.observe import Heartbeat, configure_logging, endpoint
 from infra.presence import Presence, ask
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def _lines(**options: object) -> tuple[io.StringIO, structlog.stdlib.BoundLogger]:

@@ -1,0 +1,97 @@
+"""The agent of a node in a process of its own: `python -m infra.lean FD`.
+
+A node's memory belongs to its jobs. The command line, the sources of settings and coloured text cost some 15 MB that an
+agent needs once, so `fleetpulse agent` reads the settings, hands them over in memory, and becomes this process: same
+process id, same environment, without them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    sys.modules["rich"] = None  # type: ignore[assignment]  # structlog would bring it in, for coloured traces
+
+import ctypes
+import gc
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from infra.errors import OperatorError
+from infra.process import serve
+from producers.agent import run
+from producers.settings import AgentSettings
+
+
+class Observe(msgspec.Struct, frozen=True):
+    """The part `[observe]` of the settings."""
+
+    level: str
+    json_lines: bool
+    host: str
+    ports: dict[str, int]
+    stale_seconds: float
+
+
+class Handed(msgspec.Struct, frozen=True):
+    """All that the agent's process is told."""
+
+    data_dir: Path
+    observe: Observe
+    agent: str
+    """`AgentSettings` as JSON."""
+    kafka: dict[str, Any]
+    """The librdkafka client configuration."""
+
+
+def become(handed: Handed) -> NoReturn:
+    """Replace this process by the agent. What it is told may hold a password: it goes through memory, not a file."""
+    fd = os.memfd_create("fleetpulse-agent", 0)
+    os.write(fd, msgspec.json.encode(handed, enc_hook=str))
+    os.lseek(fd, 0, os.SEEK_SET)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "infra.lean", str(fd)])  # noqa: S606 - just this program
+
+
+def serve_agent(handed: Handed) -> None:
+    """The agent until it is told to stop."""
+    settings = AgentSettings.model_validate_json(handed.agent)
+    kafka = {**handed.kafka, "logger": logging.getLogger("librdkafka")}
+
+    def body(*, stop: threading.Event, beat: Callable[[], None], ready: Callable[[], None]) -> None:
+        ready()
+        run(settings, kafka=kafka, stop=stop, beat=beat)
+
+    _give_back_memory()
+    serve("agent", handed, body)
+
+
+def _give_back_memory() -> None:
+    """Importing leaves some megabytes behind that nobody needs again; without glibc they stay."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def main() -> None:
+    """Take over from `become`. Exit 1 with one line where the agent cannot go on."""
+    with os.fdopen(int(sys.argv[1]), "rb") as memory:
+        handed = msgspec.json.decode(memory.read(), type=Handed, dec_hook=lambda kind, value: kind(value))
+    try:
+        serve_agent(handed)
+    except Exception as error:  # noqa: BLE001 - the last place that can say why
+        ours = isinstance(error, OperatorError) or type(error).__module__.partition(".")[0] in {"producers", "schemas"}
+        sys.stderr.write(f"fleetpulse agent: {error if ours else f'{type(error).__name__}: {error}'}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
