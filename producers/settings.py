@@ -125,6 +125,9 @@ class SimulateSettings(_Settings):
     racks: tuple[RackSpec, ...] = Field(
         (RackSpec(kind="hgx", racks=2), RackSpec(kind="nvl72", racks=2)), min_length=1, description="The racks."
     )
+    inventory: Path | None = Field(
+        default=None, description="A declared inventory (YAML or CSV) whose nodes are simulated, instead of racks."
+    )
     racks_per_leaf: int = Field(default=1, ge=1, description="Neighbouring racks of a kind that share a leaf switch.")
     interval_ms: int = Field(default=1000, ge=100, le=60_000, description="Time between ticks.")
     counters_interval_s: int = Field(default=30, ge=1, description="Time between two readings of the error counters.")

@@ -29,6 +29,15 @@ def simulate(
     gpus: Annotated[
         int | None, typer.Option(min=4, help="So many GPUs, in as many racks as they need.", rich_help_panel=_PANEL)
     ] = None,
+    inventory: Annotated[
+        Path | None,
+        typer.Option(
+            help="The nodes of a declared inventory, instead of --gpus.",
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
     machines: Annotated[
         str, typer.Option(help="hgx (8 GPUs a node), nvl72 (72 a rack) or both.", rich_help_panel=_PANEL)
     ] = "both",
@@ -90,6 +99,7 @@ def simulate(
     given = _given(
         settings.simulate,
         gpus=gpus,
+        inventory=inventory,
         machines=machines,
         hours=hours,
         interval_s=interval_s,
@@ -114,6 +124,7 @@ def _given(
     settings: SimulateSettings,
     *,
     gpus: int | None,
+    inventory: Path | None,
     machines: str,
     hours: float | None,
     interval_s: float | None,
@@ -136,7 +147,9 @@ def _given(
     if fault_mix is not None and fault_mix not in get_args(_MIX):
         raise MisuseError(f"--fault-mix is {fault_mix!r}; allowed are {', '.join(get_args(_MIX))}")
     changes: dict[str, Any] = {}
-    if gpus or hours or fault_rate is not None or kinds:
+    if gpus and inventory:
+        raise MisuseError("--gpus and --inventory are two fleets: give one")
+    if gpus or inventory or hours or fault_rate is not None or kinds:
         # by chance instead of by the script
         changes |= {"faults": (), "fault_rate": 1.0 if fault_rate is None else fault_rate}
     try:
@@ -146,6 +159,7 @@ def _given(
                 "racks_per_leaf": 4,
             }
         for name, value in (
+            ("inventory", inventory),
             ("duration_s", hours and hours * 3600),
             ("interval_ms", interval_s and round(interval_s * 1000)),
             ("seed", seed),

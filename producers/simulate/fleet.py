@@ -21,7 +21,7 @@ from producers.simulate.machines import machine_samples
 from producers.simulate.plan import KernelLine, Report
 from producers.simulate.script import Script
 from producers.simulate.signals import SLOWDOWN_CELSIUS, Drive, Floats, Signals
-from producers.simulate.topology import Node, boot_id, build, gpu_record, inventory
+from producers.simulate.topology import Node, boot_id, build, from_inventory, gpu_record, inventory
 from producers.simulate.truth import Truth
 from producers.simulate.world import Now, World
 from schemas.records import GpuCounters, GpuSample, HardwareEvent, InventoryRecord, NodeSample
@@ -141,6 +141,14 @@ class Step:
         )
 
 
+def _nodes(settings: SimulateSettings, start_ms: int) -> tuple[Node, ...]:
+    if settings.inventory is None:
+        return build(settings.racks, settings.seed, boot=start_ms, racks_per_leaf=settings.racks_per_leaf)
+    from producers.inventory import load
+
+    return from_inventory(load(settings.inventory).records(start_ms), settings.seed, start_ms)
+
+
 class SimulatedFleet:
     """A fleet of made-up nodes whose faults are known. The same settings and `start_ms` give the same records.
 
@@ -148,9 +156,7 @@ class SimulatedFleet:
     """
 
     def __init__(self, settings: SimulateSettings, start_ms: int, nodes: Sequence[Node] | None = None) -> None:
-        self.nodes: tuple[Node, ...] = tuple(nodes) if nodes is not None else build(
-            settings.racks, settings.seed, boot=start_ms, racks_per_leaf=settings.racks_per_leaf
-        )  # fmt: skip
+        self.nodes: tuple[Node, ...] = _nodes(settings, start_ms) if nodes is None else tuple(nodes)
         self._settings = settings
         self._start_ms = start_ms
         self._script = Script(settings, self.nodes)

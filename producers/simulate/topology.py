@@ -187,10 +187,21 @@ def boot_id(seed: int, node: str, boot: object) -> str:
     return str(UUID(bytes=_hash(seed, node, "boot", boot)))
 
 
-def from_inventory(records: Iterable[InventoryRecord], seed: int, boot: object = 0) -> tuple[Node, ...]:
-    """The nodes that an inventory lists, with its own names and serials; what it leaves open is made up.
+def _named(made: Gpu, listed: InventoryRecord) -> Gpu:
+    """A GPU with the names that an inventory gives it."""
+    return Gpu(
+        number=made.number,
+        index=made.index,
+        serial=listed.gpu_serial or made.serial,
+        uuid=listed.gpu_uuid or made.uuid,
+        pci=listed.pci or made.pci,
+    )
 
-    Raises `ValueError` where a node has no GPU, or a GPU no node.
+
+def from_inventory(records: Iterable[InventoryRecord], seed: int, boot: object = 0) -> tuple[Node, ...]:
+    """The nodes that an inventory lists, with its own names and serials; what it leaves open is made up: GPUs too.
+
+    Raises `ValueError` where a GPU is in no node of the inventory, or it lists no node.
     """
     nodes: dict[str, InventoryRecord] = {}
     gpus: dict[str, list[InventoryRecord]] = {}
@@ -199,16 +210,22 @@ def from_inventory(records: Iterable[InventoryRecord], seed: int, boot: object =
             nodes[record.node] = record
         elif record.kind == "gpu" and not record.removed:
             gpus.setdefault(record.node or "", []).append(record)
-    if stray := sorted(set(gpus) - set(nodes)) or sorted(set(nodes) - set(gpus)):
-        raise ValueError(f"the inventory has no node for the GPUs of {stray[0]!r}, or no GPU for that node")
+    if stray := sorted(set(gpus) - set(nodes)):
+        raise ValueError(f"the inventory has no node {stray[0]!r}, but GPUs in it")
+    if not nodes:
+        raise ValueError("the inventory lists no node")
     built: list[Node] = []
     number = 0
     for name, record in sorted(nodes.items(), key=lambda item: (item[1].rack, item[1].slot or 0, item[0])):
-        own = sorted(gpus[name], key=lambda gpu: gpu.gpu_index or 0)
-        kind = "nvl72" if any(word in (own[0].sku or "") for word in ("GB200", "GB300")) else "hgx"
+        own = sorted(gpus.get(name, ()), key=lambda gpu: gpu.gpu_index or 0)
+        sku = (own[0].sku if own else None) or record.sku or ""
+        kind = "nvl72" if any(word in sku for word in ("GB200", "GB300", "NVL72")) else "hgx"
         addresses = PLATFORMS[kind].pci
-        made = [_gpu(seed, name, number + at, at, addresses[at % len(addresses)]) for at in range(len(own))]
-        number += len(own)
+        made = [
+            _gpu(seed, name, number + at, at, addresses[at % len(addresses)])
+            for at in range(len(own) or len(addresses))
+        ]
+        number += len(made)
         built.append(
             Node(
                 number=len(built),
@@ -217,19 +234,11 @@ def from_inventory(records: Iterable[InventoryRecord], seed: int, boot: object =
                 slot=record.slot or 1,
                 kind=kind,
                 boot_id=boot_id(seed, name, boot),
-                nvlink_domain=record.nvlink_domain or own[0].nvlink_domain or name,
+                nvlink_domain=record.nvlink_domain
+                or next((gpu.nvlink_domain for gpu in own if gpu.nvlink_domain), name),
                 leaf_switch=record.leaf_switch or f"leaf-{record.rack}",
                 pdu=record.pdu or f"pdu-{record.rack}",
-                gpus=tuple(
-                    Gpu(
-                        number=gpu.number,
-                        index=gpu.index,
-                        serial=given.gpu_serial or gpu.serial,
-                        uuid=given.gpu_uuid or gpu.uuid,
-                        pci=given.pci or gpu.pci,
-                    )
-                    for gpu, given in zip(made, own, strict=True)
-                ),
+                gpus=tuple(map(_named, made, own)) if own else tuple(made),
             )
         )
     return tuple(built)

@@ -23,6 +23,7 @@ def test_the_demo_finds_every_injected_fault_at_its_root_and_wakes_nobody_for_no
         check=False,
     )
     story = f"{done.stdout}\n{done.stderr}"
+    assert (data_dir / "truth.jsonl").exists(), story
     injected = [msgspec.json.decode(line) for line in (data_dir / "truth.jsonl").read_bytes().splitlines()]
     roots = {one["component"]: one["fault"] for one in injected if one["role"] == "root"}
     assert sorted(roots.values()) == ["gpu_falls_off_bus", "gpu_overheats", "node_goes_silent", "nvlink_fails"], story

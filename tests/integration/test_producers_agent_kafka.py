@@ -71,6 +71,9 @@ class Reader:
     def samples(self) -> list[GpuSample]:
         return [record for record in self.records if isinstance(record, GpuSample)]
 
+    def inventory(self) -> list[InventoryRecord]:
+        return [record for record in self.records if isinstance(record, InventoryRecord)]
+
     def close(self) -> None:
         self._consumer.close()
 
@@ -116,7 +119,7 @@ def test_an_agent_sends_samples_events_and_inventory_and_says_when_it_starts_and
     nvml = SimulatedNvml(gpus=8)
 
     with running(lambda stop, beat: run(settings, kafka=kafka.client, stop=stop, beat=beat, nvml=nvml)) as beats:
-        reader.until(lambda: len(reader.samples()) >= 5)
+        reader.until(lambda: len(reader.samples()) >= 5 and len(reader.inventory()) > len(nvml.gpus))
         with kernel_log.open("a") as file:
             file.write(XID)
         nvml.gpus[0].lost = True
@@ -132,7 +135,7 @@ def test_an_agent_sends_samples_events_and_inventory_and_says_when_it_starts_and
     assert len(reader.events("agent_started")) == 1
     assert [sample.sequence for sample in reader.samples()] == list(range(len(reader.samples())))
     assert all(sample.tick_ms % 200 == 0 for sample in reader.samples())
-    inventory = [record for record in reader.records if isinstance(record, InventoryRecord)]
+    inventory = reader.inventory()
     assert {record.component for record in inventory} == {
         "node:node-1",
         *(f"gpu:{gpu.serial}" for gpu in nvml.gpus),
@@ -242,8 +245,8 @@ def test_the_simulated_fleet_plays_its_script_into_kafka(
     assert [event.gpu for event in reader.events("gpu_lost")] == [lost["gpu"]]
     assert {event.source for event in events} == {"kernel_log"}
     assert max(sample.tick_ms for sample in samples) <= time.time_ns() // 1_000_000
-    inventory = [record for record in reader.records if isinstance(record, InventoryRecord)]
-    assert len(inventory) == 10 + 4 * 8 + 6 * 4
+    reader.until(lambda: len(reader.inventory()) >= 10 + 4 * 8 + 6 * 4)
+    assert len(reader.inventory()) == 10 + 4 * 8 + 6 * 4
 
 
 def test_in_real_time_a_tick_is_sent_at_its_tick(kafka: Any, reader: Reader, unique: str) -> None:

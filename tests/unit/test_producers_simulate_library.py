@@ -527,5 +527,19 @@ def test_a_fleet_can_be_built_from_an_inventory() -> None:
 
     assert of(first) == of(again)
     assert len(again.step().samples) == len(nodes)
-    with pytest.raises(ValueError, match="no node for the GPUs"):
+    with pytest.raises(ValueError, match="no node 'hgx-01-n01', but GPUs in it"):
         from_inventory([record for record in first.inventory() if record.kind == "gpu"], seed=1)
+
+
+def test_a_declared_inventory_can_be_simulated_its_gpus_made_up_where_it_names_none(tmp_path: Path) -> None:
+    declared = tmp_path / "fleet.yaml"
+    declared.write_text(
+        'site: hall-a\ntemplates: {tray: {nodes: "{rack}-n[1-3]", gpus_per_node: 4, sku: GB200 NVL72}}\n'
+        "racks:\n  - {name: nvl-7, template: tray}\n"
+    )
+    fleet = SimulatedFleet(BY_CHANCE.model_copy(update={"inventory": declared}), START_MS)
+
+    assert [(node.rack, node.name, node.kind, len(node.gpus)) for node in fleet.nodes] == [
+        ("nvl-7", f"nvl-7-n{number}", "nvl72", 4) for number in (1, 2, 3)
+    ]
+    assert len({gpu.serial for node in fleet.nodes for gpu in node.gpus}) == 12
