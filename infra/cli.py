@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from infra.commands.backtest import backtest as backtest_command
 from infra.commands.decode import app as decode_app
 from infra.commands.diagnose import app as diagnose_app
 from infra.commands.facility import app as facility_app
@@ -235,6 +236,7 @@ def agent(
 
 
 app.command(rich_help_panel=_ASK)(simulate_command)
+app.command(rich_help_panel=_ASK)(backtest_command)
 
 
 @app.command(rich_help_panel=_ASK)

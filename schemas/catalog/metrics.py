@@ -51,10 +51,16 @@ class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Only GPUs whose `gpu_utilization_percent` is at least that."""
     power_share: float | None = None
     """Only GPUs whose `power_watts` differ from the peers' median by no more than this share of it."""
+    at_no_power: float | None = None
+    """What the metric is at no power, from where it rises with `power_watts`: it is then compared watt by watt, and the
+    peers' median is what they would read at this GPU's power. Need not be exact where powers are alike."""
     excused_bits: int = 0
     """Not GPUs with any of these throttle reasons: they explain the deviation, and have rules of their own."""
     least: int = 4
     """So many comparable GPUs there must be, the GPU itself among them."""
+    rack: Literal["few_comparable", "small_nodes"] = "few_comparable"
+    """When the rack stands in for the node: where too few of the node are comparable just then; or only where the node
+    has fewer than `least` GPUs at all, so that a GPU is always held against the same ones."""
 
     def __post_init__(self) -> None:
         """Hold the numbers to what can be compared."""
@@ -64,33 +70,47 @@ class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"beside: power_share is {self.power_share}; it is a share, between 0 and 1")
 
 
-class PeerRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One metric of a GPU beside that of its peers at the same tick. One of `raise_above` and `raise_below` is set."""
+class OneSided(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A limit with a way back. Exactly one of `raise_above` and `raise_below` is set."""
 
-    beside: Beside
     raise_above: float | None = None
     raise_below: float | None = None
     clear_below: float | None = None
     clear_above: float | None = None
-    deviations: float
-    """It must also be so many robust standard deviations of the peers away: where they differ much, nobody is odd."""
 
     def __post_init__(self) -> None:
         """Hold the condition to what a detector can run."""
-        _check_one_side(self)
+        if (self.raise_above is None) == (self.raise_below is None):
+            raise ValueError(f"rule {self.name}: set exactly one of raise_above, raise_below")
+        _check_way_back(self)
+
+    @property
+    def limit(self) -> float:
+        """Where it is raised."""
+        return self.raise_above if self.raise_above is not None else self.raise_below or 0.0
+
+    @property
+    def back(self) -> float:
+        """Where it is cleared."""
+        back = self.clear_below if self.raise_above is not None else self.clear_above
+        return back or 0.0
 
 
-class LevelRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PeerRule(OneSided, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One metric of a GPU beside that of its peers at the same tick."""
+
+    beside: Beside
+    deviations: float
+    """It must also be so many robust standard deviations of the peers away: where they differ much, nobody is odd."""
+
+
+class LevelRule(OneSided, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A metric (or, with `beside`, its distance from the peers) against what it long was on the same GPU.
 
     `raise_above` and `raise_below` are distances from the baseline.
     """
 
     beside: Beside | None = None
-    raise_above: float | None = None
-    raise_below: float | None = None
-    clear_below: float | None = None
-    clear_above: float | None = None
     deviations: float
     """How unlikely the short average must be, in standard deviations of what short averages have been."""
     short_ms: int
@@ -105,7 +125,7 @@ class LevelRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Hold the condition to what a detector can run."""
-        _check_one_side(self)
+        super().__post_init__()
         if not 0 < self.short_ms <= self.warmup_ms:
             raise ValueError(f"rule {self.name}: short_ms must be above 0 and not above warmup_ms")
         if self.noise <= 0 or self.settles_per_hour < 0:
@@ -135,13 +155,7 @@ class TrendRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(f"rule {self.name}: span_ms, least_per_hour and steady_share must be above 0")
 
 
-def _check_one_side(rule: PeerRule | LevelRule) -> None:
-    if (rule.raise_above is None) == (rule.raise_below is None):
-        raise ValueError(f"rule {rule.name}: set exactly one of raise_above, raise_below")
-    _check_way_back(rule)
-
-
-def _check_way_back(rule: Rule | PeerRule | LevelRule) -> None:
+def _check_way_back(rule: Rule | OneSided) -> None:
     if rule.raise_above is not None and not (rule.clear_below is not None and rule.clear_below <= rule.raise_above):
         raise ValueError(f"rule {rule.name}: raise_above needs a clear_below that is not above it")
     if rule.raise_below is not None and not (rule.clear_above is not None and rule.clear_above >= rule.raise_below):

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from schemas.catalog.metrics import Metric
+from schemas.catalog.metrics import Beside, Metric
 from schemas.records import Anomaly
+from streams.detectors.beside import Comparison, Groups
+from streams.detectors.level import LevelDetector
+from streams.detectors.peer import PeerDetector
 from streams.detectors.silence import SilenceDetector
 from streams.detectors.threshold import ThresholdDetector
+from streams.detectors.trend import TrendDetector
 from streams.roster import Roster
 from streams.samples import METRICS, THROTTLE
 from streams.ticks import Tick
@@ -38,12 +42,22 @@ class Detector(Protocol):
 
 
 def build(catalogue: Mapping[str, Metric], *, silence_ms: int, tick_ms: int) -> list[Detector]:
-    """The detectors that the metric catalogue asks for, and silence, which needs no metric."""
+    """The detectors that the metric catalogue asks for, in its order, and silence, which needs no metric."""
     row = {name: at for at, name in enumerate(METRICS)} | {THROTTLE: -1}
-    found: list[Detector] = [
-        ThresholdDetector(name, row[name], metric.unit, rule, tick_ms=tick_ms)
-        for name, metric in catalogue.items()
-        for rule in metric.rules
-        if rule.detector == "threshold"
-    ]
+    groups = Groups()
+    comparisons: dict[tuple[str, Beside], Comparison] = {}
+
+    def compared(name: str, spec: Beside) -> Comparison:
+        return comparisons.setdefault((name, spec), Comparison(row[name], spec, groups))
+
+    found: list[Detector] = []
+    for name, metric in catalogue.items():
+        at, unit = row[name], metric.unit
+        found += [ThresholdDetector(name, at, unit, rule, tick_ms=tick_ms) for rule in metric.rules]
+        found += [PeerDetector(name, unit, rule, compared(name, rule.beside), tick_ms=tick_ms) for rule in metric.peers]
+        found += [
+            LevelDetector(name, at, unit, rule, compared(name, rule.beside) if rule.beside else None, tick_ms=tick_ms)
+            for rule in metric.levels
+        ]
+        found += [TrendDetector(name, at, unit, rule, tick_ms=tick_ms) for rule in metric.trends]
     return [*found, SilenceDetector(silence_ms=silence_ms, tick_ms=tick_ms)]

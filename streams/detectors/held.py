@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.catalog.metrics import Finding
+from schemas.catalog.metrics import Finding, OneSided
 from schemas.ids import gpu_id, stable_id
 from schemas.records import Anomaly
 from streams.roster import NEVER_MS, Roster
@@ -24,6 +24,14 @@ def longest_gap_ms(tick: Tick, tick_ms: int) -> NDArray[np.int64]:
     """(G,) so long may a GPU go unread until what was known of it is no longer held to go on."""
     interval_ms = tick.roster.node_interval_ms[tick.roster.gpu_node]
     return np.maximum(_LONGEST_GAP_TICKS * tick_ms, _LONGEST_GAP_INTERVALS * interval_ms)
+
+
+def sides(values: NDArray[np.float32], rule: OneSided) -> tuple[Flags, Flags]:
+    """(G,) where values are beyond the rule's limit, and (G,) where they are back."""
+    limit, back = np.float32(rule.limit), np.float32(rule.back)
+    if rule.raise_above is not None:
+        return np.asarray(values > limit), np.asarray(values < back)
+    return np.asarray(values < limit), np.asarray(values > back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,7 @@ def begins(standing: Iterable[Anomaly]) -> dict[str, int]:
 
 
 def finding(
-    tick: Tick, flip: Flip, *, detector: str, rule: Finding, metric: str, value: float, limit: float, found: str
+    tick: Tick, flip: Flip, *, detector: str, rule: Finding, metric: str, value: float | None, limit: float, found: str
 ) -> Anomaly:
     """What is told of a flip; `found` is the reason without its duration."""
     place, serial = tick.roster.place(flip.gpu), tick.roster.gpus[flip.gpu]

@@ -59,7 +59,9 @@ class ThresholdDetector:
         rule = self._rule
         limit = next(x for x in (rule.raise_above, rule.raise_below, rule.raise_bits) if x is not None)
         if rule.raise_bits is not None:
-            found = f"{self._metric} has {int(value):#x} set" if flip.raised else f"{self._metric} is clear of {limit:#x}"
+            found = (
+                f"{self._metric} has {int(value):#x} set" if flip.raised else f"{self._metric} is clear of {limit:#x}"
+            )
         else:
             side = "above" if rule.raise_above is not None else "below"
             found = f"{self._metric} {value:g} {self._unit}" + (

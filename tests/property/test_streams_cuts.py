@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,52 @@ def logs(draw: st.DrawFn) -> list[Message]:
     return log(made)
 
 
+RARELY_S = 60
+
+
+@st.composite
+def working_logs(draw: st.DrawFn) -> list[Message]:
+    """Some hours of a rack at work, a tick a minute: a straggler, a cooler that fails, paste that ages, and all that
+    can befall a log. Long enough for baselines to be learnt.
+    """
+    made: list[Message] = []
+    length = draw(st.integers(90, 150))
+    slow = draw(st.integers(0, 100)), draw(st.integers(0, 40))
+    aging_from, heating_from = draw(st.integers(20, 100)), draw(st.integers(20, 120))
+    idle = {node: (draw(st.integers(0, 120)), draw(st.integers(0, 20))) for node in NODES}
+    unread = {node: (draw(st.integers(0, 120)), draw(st.integers(0, 5))) for node in NODES}
+    random = Random(draw(st.integers(0, 2**32)))
+    for minute in range(length):
+        for node in random.sample(NODES, len(NODES)):
+            busy = not idle[node][0] <= minute < sum(idle[node])
+            watts = [(600.0 if busy else 80.0) + random.gauss(0, 4) for _ in range(4)]
+            celsius = [30 + 0.05 * one + random.gauss(0, 0.3) for one in watts]
+            mhz = [1980.0 if busy else 345.0] * 4
+            if node == "n1":
+                celsius[1] += 0.2 * max(0, minute - aging_from)
+                celsius[2] += 1.0 * max(0, min(25, minute - heating_from))
+                mhz[3] *= 0.6 if slow[0] <= minute < sum(slow) else 1.0
+            if unread[node][0] <= minute < sum(unread[node]):
+                celsius[random.randrange(4)] = random.choice([NAN, float("inf"), -1e38])
+            one = sample(
+                node,
+                minute * RARELY_S,
+                4,
+                interval_ms=1000 * RARELY_S,
+                temperature_celsius=celsius,
+                power_watts=watts,
+                sm_clock_mhz=mhz,
+                gpu_utilization_percent=95.0 if busy else 0.0,
+                throttle_reasons=0,
+            )
+            made.append(message(one, at_ms=START_MS + 1000 * minute * RARELY_S + 30))
+            if random.random() < 0.02:
+                made.append(made[random.randrange(len(made))])
+        if random.random() < 0.05 and len(made) > 3:
+            made[-1], made[-3] = made[-3], made[-1]
+    return log(made)
+
+
 def anomalies(parts: Sequence[Sequence[Message]]) -> list[Anomaly]:
     processor = SampleProcessor(SETTINGS, CODEC)
     return [one for run in parts if run for one in processor.run(run).anomalies]
@@ -68,6 +115,36 @@ def test_the_same_log_cut_anywhere_gives_the_same_anomalies_in_the_same_order(
     messages: list[Message], where: list[int]
 ) -> None:
     assert anomalies(runs(messages, where)) == anomalies([messages])
+
+
+@settings(max_examples=12, deadline=None)
+@given(working_logs(), cuts, st.integers(0, 100))
+def test_so_does_what_is_found_beside_peers_and_baselines_however_it_is_cut_and_delivered_twice(
+    messages: list[Message], where: list[int], twice: int
+) -> None:
+    parts = runs(messages, where)
+    at = twice % len(parts)
+    assert anomalies([*parts[: at + 1], *parts[at:]]) == anomalies([messages])
+
+
+def test_the_logs_of_racks_at_work_are_ones_in_which_every_detector_finds_something() -> None:
+    found: set[str] = set()
+
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None)
+    @given(working_logs())
+    def look(messages: list[Message]) -> None:
+        found.update(one.detector for one in anomalies([messages]))
+
+    look()
+    assert found >= {"peer", "level", "trend", "threshold"}
+
+
+@settings(max_examples=8, deadline=None)
+@given(working_logs(), st.lists(st.integers(0, 10**6), max_size=4))
+def test_a_kill_gives_the_same_beside_peers_and_baselines_where_the_log_is_read_back_far_enough(
+    messages: list[Message], where: list[int]
+) -> None:
+    kill_between(messages, runs(messages, where), 1)
 
 
 @settings(max_examples=5, deadline=None)
@@ -88,7 +165,11 @@ def test_a_run_that_is_delivered_twice_changes_nothing(messages: list[Message], 
 @given(logs(), cuts, st.integers(0, 2))
 def test_a_kill_after_any_run_gives_the_same_anomalies(messages: list[Message], where: list[int], redone: int) -> None:
     """Each run is the last one of a worker that is killed before its last `redone` runs were committed."""
-    parts = runs(messages, where)
+    kill_between(messages, runs(messages, where), redone)
+
+
+def kill_between(messages: list[Message], parts: list[list[Message]], redone: int) -> None:
+    """Kill a worker after each run, `redone` runs of it not committed; what was written must be what is expected."""
     expected = [(one.anomaly_id, one.state) for one in anomalies([messages])]
     memory: dict[str, bytes] = {}
     written: list[tuple[str, str]] = []

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from schemas.catalog import SEVERITIES, Catalog, load
-from schemas.catalog.causes import Causes, causes
+from schemas.catalog.causes import causes
 from schemas.ids import stable_id
-from schemas.records import Anomaly, Fault, HardwareEvent, Incident, InventoryRecord, Member
+from schemas.records import Fault, HardwareEvent, Incident, InventoryRecord, Member
 from streams.correlate import Correlator
 from streams.faults import FaultBook
 from streams.settings import StreamsSettings
@@ -25,7 +24,7 @@ NEVER_ALARMS = frozenset({"application", "informational"})
 """Classes that are a program's business or nobody's: kept as history, and no alarm whatever their severity."""
 _MERGED = "merged into incident "
 CHAIN_MS = 60_000
-"""Time-only chaining joins what follows within so long: what alert managers group by out of the box is 30 s to 5 min."""
+"""Time-only chaining joins what follows within so long: alert managers come with half a minute to five."""
 
 
 class Written(NamedTuple):
@@ -117,7 +116,7 @@ def fold(recording: Recording, *, without: str = "") -> list[Written]:
 
 def ours(recording: Recording) -> Callable[[], tuple[Correlation, Topology]]:
     """A maker of fresh correlations as they are in production, with the inventory learnt."""
-    settle_ms = StreamsSettings().settle_ms  # type: ignore[call-arg]
+    settle_ms = StreamsSettings().settle_ms
 
     def make() -> tuple[Correlation, Topology]:
         topology = _topology(recording.inventory)
@@ -254,7 +253,9 @@ def shuffled(written: Sequence[Written], seed: int) -> list[Written]:
         first_ms.setdefault(fault.fault_id, at_ms)
     onsets = np.random.default_rng((seed, 0x5F)).permutation(list(first_ms.values())).tolist()
     shift_ms = {fault_id: onset - first_ms[fault_id] for fault_id, onset in zip(first_ms, onsets, strict=True)}
-    moved = [Written(at_ms + shift_ms[fault.fault_id], _moved(fault, shift_ms[fault.fault_id])) for at_ms, fault in written]
+    moved = [
+        Written(at_ms + shift_ms[fault.fault_id], _moved(fault, shift_ms[fault.fault_id])) for at_ms, fault in written
+    ]
     return sorted(moved, key=lambda one: one.at_ms)
 
 

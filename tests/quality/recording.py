@@ -87,7 +87,7 @@ def record(scene: Scene) -> Recording:
         seed=scene.seed,
     )
     fleet = SimulatedFleet(settings, START_MS)
-    streams = StreamsSettings(tick_ms=scene.interval_ms, silence_ms=3 * scene.interval_ms)  # type: ignore[call-arg]
+    streams = StreamsSettings(tick_ms=scene.interval_ms, silence_ms=3 * scene.interval_ms)
     processor = SampleProcessor(streams, SingleObjectCodec())
     # a tick closes with the first message that is a grace later
     closes_ms = -(-streams.grace_ms // scene.interval_ms) * scene.interval_ms + SAMPLE_DELAY_MS

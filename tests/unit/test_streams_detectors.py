@@ -23,8 +23,7 @@ def fresh(number: int) -> Detector:
 
 
 def names() -> list[str]:
-    rules = [rule.name for metric in metrics().values() for rule in metric.rules]
-    return [*rules, "silence"]
+    return [*(rule.name for metric in metrics().values() for rule in metric.findings()), "silence"]
 
 
 every = pytest.mark.parametrize("number", range(len(DETECTORS)), ids=names())
@@ -78,28 +77,76 @@ def test_it_works_without_gpus_and_with_ones_that_come_later(number: int) -> Non
     found(detector, ticks(of, [50.0] * 30, [0] * 30))
 
 
+ODD, GPUS = (1, 4), 8
+
+
+def heat(odd_celsius: float) -> dict[str, list[float]]:
+    """Eight GPUs at one load; two of them with a temperature of their own."""
+    celsius = [odd_celsius if gpu in ODD else 60.0 for gpu in range(GPUS)]
+    return {"temperature_celsius": celsius, "power_watts": [600.0] * GPUS, "gpu_utilization_percent": [95.0] * GPUS}
+
+
+def clocks(odd_mhz: float) -> dict[str, list[float]]:
+    mhz = [odd_mhz if gpu in ODD else 1980.0 for gpu in range(GPUS)]
+    return {"sm_clock_mhz": mhz, "gpu_utilization_percent": [95.0] * GPUS}
+
+
+Readings = list[dict[str, list[float]]]
+COMPARED: dict[str, tuple[Readings, Readings]] = {
+    "hotter_than_peers": ([heat(75.0)] * 5, [heat(60.0)] * 5),
+    "slower_than_peers": ([clocks(1200.0)] * 5, [clocks(1980.0)] * 5),
+    "warmer_than_before": ([heat(60.0)] * 130 + [heat(66.0)] * 60, [heat(60.0)] * 60),
+    "heating_up": ([heat(60.0)] * 20 + [heat(60.0 + 0.5 * n) for n in range(40)], [heat(75.0)] * 60),
+}
+"""Rule to readings every half minute that raise it for two GPUs, and to readings that clear it."""
+
+
+def scene_of(readings: Readings, of: Roster, begin: int) -> Iterable[Tick]:
+    for number, metrics_of in enumerate(readings, begin):
+        values = np.full((len(METRICS), GPUS), np.nan, np.float32)
+        for metric, row in metrics_of.items():
+            values[METRICS.index(metric)] = row
+        heard = np.ones(len(of.nodes), np.bool_)
+        unthrottled, read = np.zeros(GPUS, np.int64), np.ones(GPUS, np.bool_)
+        yield Tick(START_MS + 30_000 * number, values, unthrottled, heard, read, of)
+
+
+def scenes(name: str) -> tuple[list[Tick], list[Tick]]:
+    """Ticks that raise a rule for some of the GPUs, and ticks that clear it."""
+    if name in COMPARED:
+        window = TickWindow(1000, 0)
+        list(window.add(columns([sample("n1", 0, GPUS, interval_ms=30_000)])))
+        bad, good = COMPARED[name]
+        return list(scene_of(bad, window.roster, 0)), list(scene_of(good, window.roster, len(bad)))
+    limits: dict[str, tuple[float | None, int]] = {"silence": (None, -1)}
+    for metric_name, metric in metrics().items():
+        for rule in metric.rules:
+            if metric_name == THROTTLE:
+                limits[rule.name] = (50.0, rule.raise_bits or 0)
+            else:
+                limits[rule.name] = ((rule.raise_above or 0.0) + 1 if rule.raise_above else -1.0, 0)
+    value, mask = limits[name]
+    of = roster(3)
+    every_second = list(ticks(of, [50.0, *[value] * 30, *[50.0] * 30], [0, *[mask] * 30, *[0] * 30]))
+    return every_second[:31], every_second[31:]
+
+
 @every
 def test_what_it_raises_it_clears_under_the_same_id_once_each_and_in_the_order_of_the_roster(number: int) -> None:
-    bad: dict[str, tuple[float | None, int]] = {"silence": (None, -1)}
-    for name, metric in metrics().items():
-        for rule in metric.rules:
-            if name == THROTTLE:
-                bad[rule.name] = (50.0, rule.raise_bits or 0)
-            else:
-                bad[rule.name] = ((rule.raise_above or 0.0) + 1 if rule.raise_above else -1.0, 0)
-    value, mask = bad[names()[number]]
-    scene = ticks(roster(3), [50.0, *[value] * 30, *[50.0] * 30], [0, *[mask] * 30, *[0] * 30])
-    anomalies = found(fresh(number), scene)
+    name = names()[number]
+    bad, good = scenes(name)
+    anomalies = found(fresh(number), [*bad, *good])
     raised = [one for one in anomalies if one.state == "raised"]
     cleared = [one for one in anomalies if one.state == "cleared"]
-    assert len(raised) == (1 if names()[number] == "silence" else 3), "a silent node stands for its GPUs"
+    # a silent node stands for its GPUs
+    assert len(raised) == (1 if name == "silence" else 2 if name in COMPARED else 3)
     assert [one.anomaly_id for one in raised] == [one.anomaly_id for one in cleared]
     assert [one.gpu for one in raised] == sorted(one.gpu or "" for one in raised) or raised[0].gpu is None
     assert len({one.anomaly_id for one in raised}) == len(raised)
     # after a restart with what stood, only the end is told
     again = fresh(number)
     again.restore(raised, roster(0))
-    told = found(again, ticks(roster(3), [50.0] * 30, [0] * 30))
+    told = found(again, good)
     assert sorted((one.anomaly_id, one.state) for one in told) == sorted((one.anomaly_id, "cleared") for one in raised)
 
 
@@ -112,8 +159,8 @@ def test_it_passes_over_what_others_found(number: int) -> None:
         node="n1",
         gpu="n1-0",
         component="gpu:n1-0",
-        detector="peer",
-        rule="slower_than_peers",
+        detector="entropy",
+        rule="odder_than_before",
         fault_class="thermal",
         state="raised",
         severity="warning",
