@@ -119,7 +119,7 @@ def sql(
 ) -> None:
     """Ask the history, with the login that can only read.
 
-    [dim]fleetpulse sql "SELECT * FROM incidents ORDER BY first_ms DESC LIMIT 5"[/]
+    [dim]fleetpulse sql "SELECT * FROM incidents ORDER BY first_at DESC LIMIT 5"[/]
     [dim]fleetpulse sql --format csv "SELECT * FROM fault_history" > faults.csv[/]
     """
     from infra.commands.sql import run

@@ -17,6 +17,7 @@ import gc
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,13 +52,16 @@ class Handed(msgspec.Struct, frozen=True):
 
 
 def become(handed: Handed) -> NoReturn:
-    """Replace this process by the agent. What it is told may hold a password: it goes through memory, not a file."""
+    """Replace this process by the agent. What it is told may hold a password: it goes through memory, not a file.
+
+    `-P`, because an agent runs as root and whoever may write where it is started must not tell it what to import.
+    """
     fd = os.memfd_create("fleetpulse-agent", 0)
     os.write(fd, msgspec.json.encode(handed, enc_hook=str))
     os.lseek(fd, 0, os.SEEK_SET)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "infra.lean", str(fd)])  # noqa: S606 - just this program
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "infra.lean", str(fd)])  # noqa: S606 - this program
 
 
 def serve_agent(handed: Handed) -> None:
@@ -88,8 +92,10 @@ def main() -> None:
     try:
         serve_agent(handed)
     except Exception as error:  # noqa: BLE001 - the last place that can say why
-        ours = isinstance(error, OperatorError) or type(error).__module__.partition(".")[0] in {"producers", "schemas"}
-        sys.stderr.write(f"fleetpulse agent: {error if ours else f'{type(error).__name__}: {error}'}\n")
+        if isinstance(error, OperatorError) or type(error).__module__.partition(".")[0] in {"producers", "schemas"}:
+            sys.stderr.write(f"fleetpulse agent: {error}\n")  # made for the reader
+        else:
+            traceback.print_exc()
         sys.exit(1)
 
 

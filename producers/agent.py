@@ -103,8 +103,7 @@ class Agent:
 
     def stop(self, flush_s: float, beat: Callable[[], None]) -> None:
         """Say so, take in what is under way, and send or spool what is left."""
-        for worker in self._workers.values():
-            worker.close(0.5)
+        ended = {name for name, worker in self._workers.items() if worker.close(0.5)}
         while not self._readings.empty():
             self._take(self._readings.get())
         self._report_drops(at_once=True)
@@ -112,8 +111,8 @@ class Agent:
         left = self._publisher.close(flush_s, beat)
         if left:
             log.warning("kafka did not take everything in time: the rest waits in the spool", records=left)
-        for schedule in self._schedules.values():
-            if close := getattr(schedule.source, "close", None):
+        for name in ended:  # whose thread still reads must not lose what it reads with
+            if close := getattr(self._schedules[name].source, "close", None):
                 close()  # the kernel log commits, now that all it gave is safe
 
     def send(self, record: Record) -> None:
@@ -177,7 +176,7 @@ class Agent:
             self._say("source_recovered", text, {"source": reading.source, "took_s": f"{reading.took_s:.1f}"})
         for record in reading.records:
             # values of a read that hung are of no known moment; what happened, happened
-            if not (was_overdue and isinstance(record, (GpuSample, NodeSample))):
+            if not was_overdue or isinstance(record, (HardwareEvent, InventoryRecord)):
                 self.send(record)
 
     def _wait_s(self, now_ms: int) -> float:

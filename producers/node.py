@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from producers.dcgm.busy import gpu_programs
 from producers.discovery import GpuIdentity, InventorySource, Roster
@@ -22,7 +25,7 @@ from producers.nvml_interface import Nvml
 from producers.nvml_library import Library
 from producers.nvml_xids import NvmlXidSource
 from producers.settings import AgentSettings
-from producers.source import Origin, Source, boot_id
+from producers.source import Origin, Reading, Source, Worker, boot_id
 from schemas.catalog import Catalog, load
 from schemas.records import HardwareEvent, Record
 
@@ -34,8 +37,10 @@ _DIAGNOSTICS_LOOK_MS = 5_000
 """How often it is looked whether a diagnostic is due, was asked for, or has ended."""
 _SLOW_DEADLINE_S = 10.0
 """For what makes dozens of driver calls."""
-_TWICE = ("nvml", "nvidia_smi", "nvml_counters", "host", "infiniband")
-_ONCE = ("discovery", "dcgm_exporter", "facility")
+_DRIVER_PATIENCE_S = 15.0
+"""The inventory waits so long for the driver, then it tells of the node without its GPUs."""
+_FIRST_READ_S = 5.0
+_GPUS_FILE, _PORTS_FILE = "gpus.json", "infiniband.json"
 _SMI_DEADLINE_S = 25.0
 """Beyond the source's own limit for nvidia-smi."""
 
@@ -51,6 +56,8 @@ class Schedule:
     """A read says that what the one before gave is safe, so it waits until it is: acknowledged, or on disk.
     The first read says where the source begins, so it is ordered at once.
     """
+    shown: Literal["", "once", "twice"] = ""
+    """How often `agent --once` reads it: twice where it has rates; not where it tells what happens."""
     ordered: bool = False
     """A read is under way, or what it gave has not been taken yet."""
     gave: bool = False
@@ -75,7 +82,7 @@ def sources(settings: AgentSettings, origin: Origin, catalog: Catalog, nvml: Nvm
             names.tell(gpu.pci, gpu.key(origin.node))
 
     library = nvml or Library()
-    roster = Roster(settings.state_dir / "gpus.json")
+    roster = Roster(settings.state_dir / _GPUS_FILE)
     smi = NvidiaSmiSource(origin, catalog, roster, lambda: gpus.library_missing, found=found)
     gpus = NvmlSource(
         origin,
@@ -92,6 +99,8 @@ def sources(settings: AgentSettings, origin: Origin, catalog: Catalog, nvml: Nvm
     )
     xids = NvmlXidSource(origin, catalog, library, gpus.handles, wanted=lambda: kernel.blind)
 
+    born_s = time.monotonic()
+
     def known() -> Sequence[GpuIdentity] | None:
         return smi.identities() if gpus.library_missing and smi.available() else gpus.identities()
 
@@ -99,15 +108,17 @@ def sources(settings: AgentSettings, origin: Origin, catalog: Catalog, nvml: Nvm
         """Without those that are lost: one that was moved is elsewhere by now, and must not be said to be here."""
         lost = {identity.uuid for identity, handle in gpus.handles() or () if handle is None}
         found = known()
-        return None if found is None else [gpu for gpu in found if gpu.uuid not in lost]
+        if found is None:  # a driver that hangs at its first question must not hide the node
+            return [] if time.monotonic() - born_s > _DRIVER_PATIENCE_S else None
+        return [gpu for gpu in found if gpu.uuid not in lost]
 
     watched = [
-        Schedule(gpus, settings.interval_ms, deadline_s),
-        Schedule(counters, settings.counters_interval_ms, _SLOW_DEADLINE_S),
+        Schedule(gpus, settings.interval_ms, deadline_s, shown="twice"),
+        Schedule(counters, settings.counters_interval_ms, _SLOW_DEADLINE_S, shown="once"),
         Schedule(xids, _XIDS_MS, deadline_s),
-        Schedule(smi, _SMI_MS, _SMI_DEADLINE_S),
+        Schedule(smi, _SMI_MS, _SMI_DEADLINE_S, shown="twice"),
         Schedule(kernel, settings.kernel_log_interval_ms, deadline_s, commits=True),
-        Schedule(InventorySource(origin, settings, here), _INVENTORY_LOOK_MS, deadline_s),
+        Schedule(InventorySource(origin, settings, here), _INVENTORY_LOOK_MS, deadline_s, shown="once"),
     ]
     return [*watched, *_host(settings, origin, catalog), *_others(settings, origin, catalog, known)]
 
@@ -116,10 +127,10 @@ def _host(settings: AgentSettings, origin: Origin, catalog: Catalog) -> list[Sch
     watched = []
     if settings.host.enabled:
         host = HostSource(origin, catalog, settings.host, settings.state_dir)
-        watched.append(Schedule(host, settings.host.interval_ms, settings.deadline_ms / 1000))
+        watched.append(Schedule(host, settings.host.interval_ms, settings.deadline_ms / 1000, shown="twice"))
     if settings.infiniband.enabled:
-        ports = InfiniBandSource(origin, catalog, settings.infiniband, settings.state_dir / "infiniband.json")
-        watched.append(Schedule(ports, settings.infiniband.interval_ms, settings.deadline_ms / 1000))
+        ports = InfiniBandSource(origin, catalog, settings.infiniband, settings.state_dir / _PORTS_FILE)
+        watched.append(Schedule(ports, settings.infiniband.interval_ms, settings.deadline_ms / 1000, shown="once"))
     return watched
 
 
@@ -129,7 +140,7 @@ def _others(
     catalog: Catalog,
     identities: Callable[[], Sequence[GpuIdentity] | None],
 ) -> list[Schedule]:
-    """What only some nodes have; its libraries are imported where it is there, which keeps the agent small."""
+    """What only some nodes have. Libraries for it are imported where it is there, which keeps the agent small."""
     watched = []
 
     def of(what: Callable[[GpuIdentity], Any], wanted: Any) -> str | None:
@@ -141,7 +152,9 @@ def _others(
         exporter = DcgmExporterSource(
             origin, catalog, settings.dcgm_exporter, serial_of=lambda uuid: of(lambda gpu: gpu.uuid, uuid)
         )
-        watched.append(Schedule(exporter, settings.dcgm_exporter.interval_ms, settings.dcgm_exporter.timeout_s + 5))
+        watched.append(
+            Schedule(exporter, settings.dcgm_exporter.interval_ms, settings.dcgm_exporter.timeout_s + 5, shown="once")
+        )
     from producers.dcgm.diagnostics_source import DiagnosticsSource
 
     diagnostics = DiagnosticsSource(
@@ -157,7 +170,7 @@ def _others(
         from producers.facility.source import FacilitySource
 
         facility = FacilitySource(origin, catalog, settings.facility)
-        watched.append(Schedule(facility, settings.facility.period_ms, facility.deadline_s))
+        watched.append(Schedule(facility, settings.facility.period_ms, facility.deadline_s, shown="once"))
     return watched
 
 
@@ -166,34 +179,68 @@ def collect_once(settings: AgentSettings, *, nvml: Nvml | None = None, pause_s: 
 
     Takes `pause_s`: a rate needs two readings, and the second is what is returned. What is behind a network (facility
     devices, a DCGM exporter) is read once. The kernel log and diagnostics are left out: they tell what happens, not
-    how it is. Raises nothing for a source that fails: that is one of the records.
+    how it is. A source that fails, or does not answer within its deadline, is one of the records.
     """
     catalog = load(settings.catalog)
     origin = Origin(settings.site, settings.rack, settings.node, boot_id())
-    with TemporaryDirectory() as nowhere:
-        settings = settings.model_copy(update={"state_dir": Path(nowhere)})
-        every = {one.source.name: one.source for one in sources(settings, origin, catalog, nvml)}
-        first = {name: _read(every[name], origin, catalog) for name in _TWICE if name in every}
+    records: list[Record] = []
+    with TemporaryDirectory() as folder:
+        for name in (_GPUS_FILE, _PORTS_FILE):  # what the agent knows to be here, so that what is missing shows
+            with contextlib.suppress(OSError):
+                shutil.copy(settings.state_dir / name, folder)
+        settings = settings.model_copy(update={"state_dir": Path(folder)})
+        shown = [one for one in sources(settings, origin, catalog, nvml) if one.shown]
+        first = {one.source.name: _Look(one).read(origin, catalog) for one in shown if one.shown == "twice"}
         time.sleep(pause_s)
-        records: list[Record] = []
-        for name in (*first, *_ONCE):
-            if name not in every:
-                continue
-            again = _read(every[name], origin, catalog)
-            told = [record for record in first.get(name, ()) if isinstance(record, HardwareEvent)]
-            # what says something only now and then has said it the first time
-            records += told + (
-                again if any(not isinstance(r, HardwareEvent) for r in again) else first.get(name, again)
+        for schedule in shown:
+            before = first.get(schedule.source.name)
+            if before is None:
+                look = _Look(schedule).read(origin, catalog)
+                records += look.records
+            elif before.hangs:
+                look = before
+                records += look.records
+            else:
+                look = _Look(schedule).read(origin, catalog)
+                told = [record for record in before.records if isinstance(record, HardwareEvent)]
+                # what says something only now and then has said it the first time
+                says = any(not isinstance(record, HardwareEvent) for record in look.records)
+                records += [*told, *look.records] if says else [*before.records, *look.records]
+            if not look.hangs and (close := getattr(schedule.source, "close", None)):
+                close()
+    return records
+
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    """One read of a source, for as long as its deadline."""
+
+    schedule: Schedule
+    records: list[Record] = field(default_factory=list)
+    hangs: bool = False
+
+    def read(self, origin: Origin, catalog: Catalog) -> _Look:
+        """Read; what goes wrong becomes a record."""
+        source = self.schedule.source
+        now_ms = time.time_ns() // 1_000_000
+        answers: queue.SimpleQueue[Reading] = queue.SimpleQueue()
+        worker = Worker(source, answers)
+        worker.order(now_ms)
+        # the first read of a process may open a driver, or import a library
+        patience_s = max(self.schedule.deadline_s, _FIRST_READ_S)
+        wrong = ""
+        try:
+            reading = answers.get(timeout=patience_s)
+            self.records = reading.records
+            if reading.error is not None:
+                wrong = str(reading.error)
+            worker.close(1.0)
+        except queue.Empty:
+            self.hangs, wrong = True, f"no answer within {patience_s:g} s: {source.doing}"
+        if wrong:
+            raw = f"{source.name}: {wrong}"
+            failed = origin.event(
+                catalog, "source_failed", source=source.name, event_ms=now_ms, observed_ms=now_ms, raw=raw
             )
-    return list({id(record): record for record in records}.values())
-
-
-def _read(source: Source, origin: Origin, catalog: Catalog) -> list[Record]:
-    now_ms = time.time_ns() // 1_000_000
-    try:
-        return list(source.read(now_ms))
-    except Exception as error:  # noqa: BLE001 - whatever a source raises, the others are shown
-        text = f"{source.name}: {error}"
-        return [
-            origin.event(catalog, "source_failed", source=source.name, event_ms=now_ms, observed_ms=now_ms, raw=text)
-        ]
+            self.records = [*self.records, failed]
+        return self

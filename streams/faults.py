@@ -20,7 +20,8 @@ from schemas.ids import gpu_id, node_id, port_id, stable_id
 from schemas.records import Anomaly, Evidence, Fault, HardwareEvent
 from streams.topology import Topology
 
-INFORMATIONAL, GPU_SILENT = "informational", "gpu_silent"
+INFORMATIONAL, GPU_SILENT, NODE_SILENT, SOURCE_HEALTH = "informational", "gpu_silent", "node_silent", "source_health"
+_STOPPED = "agent_stopped|"
 _FIRST_EVIDENCE, _LAST_EVIDENCE = 3, 5
 _REMEMBERED = 64
 """Evidence ids kept per fault: the same event delivered again within so many is not counted twice."""
@@ -174,7 +175,21 @@ class FaultBook:
             evidence=[evidence],
             observed_ms=anomaly.tick_ms,
         )
+        if anomaly.fault_class == NODE_SILENT and self._was_stopped(anomaly.component):
+            # the fault that the stop has opened takes it in: somebody knows why nothing comes
+            seed = replace(
+                seed,
+                fault_class=SOURCE_HEALTH,
+                severity="info",
+                action="none",
+                reason=f"its agent was stopped on purpose, and {anomaly.reason}",
+            )
         return self._fold(seed, arrived_ms, source, standing=anomaly.anomaly_id)
+
+    def _was_stopped(self, component: str) -> bool:
+        """Whether the agent of a node said that it is stopped, and has not said since that it is back."""
+        found = self._open.get(f"{component}|{SOURCE_HEALTH}")
+        return found is not None and _STOPPED in found.points
 
     def flush(self, now_ms: int) -> list[Fault]:
         """Write the counts that are behind for long enough."""
@@ -250,7 +265,7 @@ class FaultBook:
         if standing:
             found.standing.append(standing)
         if point and point not in found.points:
-            found.points = [*found.points[1 - _REMEMBERED :], point]
+            found.points.append(point)  # all of them: the fault stands until the last is over
         self._touched.add(key)
         count = found.fault.count
         worth_writing = (
@@ -264,6 +279,9 @@ class FaultBook:
 
     def _anomaly_cleared(self, anomaly: Anomaly, arrived_ms: int, source: _Source) -> Iterator[Fault]:
         key = f"{anomaly.component}|{anomaly.fault_class}"
+        planned = f"{anomaly.component}|{SOURCE_HEALTH}"
+        if (stopped := self._open.get(planned)) is not None and anomaly.anomaly_id in stopped.standing:
+            key = planned
         found = self._open.get(key)
         known = found or self._ended.get(key)
         stood = found is not None and anomaly.anomaly_id in found.standing
@@ -274,7 +292,9 @@ class FaultBook:
             found.arrived_ms = max(found.arrived_ms, arrived_ms)
             found.take(source)
             self._touched.add(key)
-            if not found.standing and self._clears_on(found, "anomaly_cleared"):
+            if not found.standing and (
+                self._clears_on(found, "anomaly_cleared") or (key == planned and not found.points)
+            ):
                 yield self._end(key, anomaly.tick_ms, arrived_ms)
         if anomaly.rule == GPU_SILENT and is_news:
             for other, fault in sorted(self._open.items()):

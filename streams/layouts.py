@@ -126,11 +126,10 @@ def _plan(schema: Schema) -> _Plan | None:
         return None
     fields: list[tuple[str, Any]] = [(field["name"], field["type"]) for field in schema.canonical["fields"]]
     kinds = [kind if isinstance(kind, str) else _array_of(kind) for _, kind in fields]
-    strings = kinds.index("string[]") if "string[]" in kinds else 0
     longs = [name for (name, _), kind in zip(fields, kinds, strict=True) if kind in ("long", "int")]
     head = ["site", "rack", "node", "boot_id", *longs, "gpus"]
     arrays = list(zip((name for name, _ in fields), kinds, strict=True))[len(head) :]
-    if [name for name, _ in fields[: len(head)]] != head or strings != len(head) - 1:
+    if [name for name, _ in fields[: len(head)]] != head or kinds[len(head) - 1] != "string[]":
         return None
     if not all(kind in ("float[]", "int[]", "long[]") for _, kind in arrays):
         return None
@@ -290,6 +289,7 @@ def _stretches(arrays: Sequence[tuple[str, str]]) -> Iterator[tuple[bool, list[s
         yield floats, names
 
 
+# 300 bytes for each node and boot and 800 for each set of GPUs, for the life of the process: 16 MB at 100,000 GPUs.
 _who: dict[bytes, tuple[Place, int]] = {}
 _sets: dict[bytes, tuple[tuple[str, ...], NDArray[np.uint32]]] = {}
 

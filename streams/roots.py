@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import fsum
 from typing import NamedTuple
 
 from schemas.catalog import ACTIONS, SEVERITIES, Catalog
-from schemas.catalog.causes import Cause, CommonCause
-from schemas.ids import rack_id
+from schemas.catalog.causes import Cause, CommonCause, Of
+from schemas.ids import device_id, node_id, rack_id
 from schemas.records import Fault, Incident, Member
 from streams.topology import Topology
 
 STRONG = 0.5
 """From this weight on a row says what causes what; below it only says that two belong together."""
 _EVIDENCE_LINES = 8
+_KINDS: Mapping[Of, str] = {"node": "node", "rack": "rack", "pdu": "PDU"}
 
 
 @dataclass(slots=True)
@@ -74,6 +76,16 @@ class Graph:
         return found
 
 
+class _Together(NamedTuple):
+    """Faults that share one thing, which is the root."""
+
+    of: Of
+    name: str
+    members: str
+    """How many of what, in words."""
+    faults: int
+
+
 class _Root(NamedTuple):
     """The verdict on a group."""
 
@@ -83,8 +95,8 @@ class _Root(NamedTuple):
     """Of the component, as its title names it."""
     explains: dict[str, tuple[float, str]]
     reason: str
-    nodes: int = 0
-    """How many nodes fail together, where the root is what they share."""
+    together: _Together | None = None
+    """What fails together, where the root is what it shares."""
 
 
 def describe(
@@ -123,9 +135,9 @@ def describe(
         root_fault_id=root.fault.fault_id,
         root_class=root.fault.fault_class,
         root_code=root.fault.code,
-        root_node=root.fault.node if root.kind != "rack" else None,
-        root_gpu=root.fault.gpu,
-        root_pci=root.fault.pci,
+        root_node=root.fault.node if root.kind not in {"rack", "pdu"} else None,
+        root_gpu=None if root.together else root.fault.gpu,
+        root_pci=None if root.together else root.fault.pci,
         title=_title(root, len(others), catalog),
         severity=critical_first[0].severity,
         action=_action(root),
@@ -172,28 +184,35 @@ def _common_cause(
     faults: Mapping[str, Fault], graph: Graph, common_causes: Sequence[CommonCause], topology: Topology
 ) -> _Root | None:
     """The thing whose members fail together, where there are enough of them."""
+    newest_first = sorted(faults.values(), key=lambda fault: (fault.first_ms, fault.fault_id), reverse=True)
     for row in common_causes:
-        by_rack: dict[tuple[str, str], dict[str, Fault]] = {}
-        for fault in sorted(faults.values(), key=lambda fault: (fault.first_ms, fault.fault_id), reverse=True):
-            if fault.fault_class == row.effect:
-                # a node that came back and failed again is still one node
-                by_rack.setdefault((fault.site, fault.rack), {})[fault.component] = fault
-        for (site, rack), nodes in sorted(by_rack.items()):
-            failing = list(nodes.values())
-            known = max(topology.nodes_in_rack(site, rack), len(failing))
-            if len(failing) >= row.at_least and len(failing) / known >= row.at_least_share:
+        found = [fault for fault in newest_first if fault.fault_class == row.effect]
+        inside: dict[tuple[str, str], list[Fault]] = {}
+        for fault in found:
+            if name := topology.name_of(row.of, fault.node, fault.rack):
+                inside.setdefault((fault.site, name), []).append(fault)
+        for (site, name), failing in sorted(inside.items()):
+            # a member that came back and failed again is still one
+            members = len({fault.component if row.of == "node" else fault.node for fault in failing})
+            if members < row.at_least or (row.all_inside and len(failing) < len(found)):
+                continue
+            known = max(topology.size(row.of, site, name), members)
+            if members / known >= row.at_least_share:
                 first = min(failing, key=lambda fault: (fault.first_ms, fault.component))
-                reason = f"{len(failing)} of {known} nodes of the rack at once: {row.reason}"
+                what = "GPUs" if row.of == "node" else "nodes"
+                reason = f"{members} of {known} {what} of the {_KINDS[row.of]} at once: {row.reason}"
                 explains = {fault.fault_id: (1.0, row.name) for fault in failing if fault is not first}
                 for fault in failing:  # and what each of them explains
                     explains = graph.reach(fault.fault_id) | explains
                 explains.pop(first.fault_id, None)
-                return _Root(first, rack_id(rack), "rack", explains, reason, len(failing))
+                component = {"node": node_id, "rack": rack_id}.get(row.of, partial(device_id, "pdu"))(name)
+                together = _Together(row.of, name, f"{members} {what}", len(failing))
+                return _Root(first, component, row.of, explains, reason, together)
     return None
 
 
 def _action(root: _Root) -> str:
-    return "check_hardware" if root.kind == "rack" else root.fault.action
+    return "check_hardware" if root.together else root.fault.action
 
 
 def _member(fault: Fault, role: str, because: str) -> Member:
@@ -213,9 +232,9 @@ def _title(root: _Root, others: int, catalog: Catalog) -> str:
     what = known.title if known else fault.fault_class
     if fault.code is not None:
         what += f" ({'SXid' if fault.component_kind == 'nvswitch' else 'XID'} {fault.code})"
-    if root.kind == "rack":
-        where = f"rack {fault.rack}, {root.nodes} nodes"
-        others -= root.nodes - 1
+    if root.together:
+        where = f"{_KINDS[root.together.of]} {root.together.name}, {root.together.members}"
+        others -= root.together.faults - 1
     elif root.kind == "gpu":
         where = f"GPU {fault.gpu or fault.pci or 'unknown'} in {fault.node}"
     elif root.kind == "node":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from schemas.catalog.causes import Near
+from schemas.catalog.causes import Near, Of
 from schemas.ids import gpu_id
 from schemas.records import InventoryRecord
 
@@ -46,6 +46,8 @@ class Topology:
         """(node, PCI address, whether that is declared) to GPU serial."""
         self._rack_nodes: dict[tuple[str, str], set[str]] = {}
         """(site, rack) to the nodes in it."""
+        self._node_gpus: dict[str, set[str]] = {}
+        """Node to the GPUs in it."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
@@ -56,6 +58,8 @@ class Topology:
 
     def _learn_gpu(self, gpu: str, record: InventoryRecord) -> None:
         known = self._gpus.pop(gpu, _Known())
+        if known.place is not None:
+            self._node_gpus.get(known.place.node or "", set()).discard(gpu)
         is_declared = record.source == DECLARED
         before = known.declared if is_declared else known.found
         if before is not None and before.node and before.pci:
@@ -65,6 +69,7 @@ class Topology:
         now = known.learn(record)
         if now.place is not None:
             self._gpus[gpu] = now
+            self._node_gpus.setdefault(now.place.node or "", set()).add(gpu)
         if not record.removed and record.node and record.pci:
             self._at_slot[record.node, record.pci, is_declared] = gpu
 
@@ -113,6 +118,18 @@ class Topology:
         """How many nodes of a rack are known."""
         return len(self._rack_nodes.get((site, rack), ()))
 
+    def name_of(self, of: Of, node: str | None, rack: str) -> str | None:
+        """The thing of a kind that a component hangs on, is in, or stands in; None where that is not known."""
+        if of == "rack":
+            return rack
+        return self.pdu(node) if of == "pdu" and node else node
+
+    def size(self, of: Of, site: str, name: str) -> int:
+        """How many GPUs of a node, or nodes of a rack or PDU, are known. Looks at every node where it is a PDU."""
+        if of == "node":
+            return len(self._node_gpus.get(name, ()))
+        return self.nodes_in_rack(site, name) if of == "rack" else sum(self.pdu(node) == name for node in self._nodes)
+
     def shared(self, near: Near, *, component: str, gpu: str | None, node: str | None, rack: str) -> str | None:
         """What a component shares with its neighbours at the distance `near`; None where that is not known."""
         if near == "gpu":
@@ -121,4 +138,6 @@ class Topology:
             return node
         if near == "nvlink_domain":
             return self.nvlink_domain(gpu, node)
+        if near == "pdu":
+            return self.pdu(node) if node else None
         return rack

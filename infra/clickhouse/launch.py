@@ -37,7 +37,8 @@ def launched(data_dir: Path, port: int = 0, *options: str) -> Iterator[Running]:
     Raises:
         RuntimeError: it did not come up; the text is what it said.
     """
-    command = [sys.executable, "-m", "infra.clickhouse", "--data-dir", str(data_dir.absolute()), "--port", str(port)]
+    module = [sys.executable, "-P", "-m", "infra.clickhouse"]
+    command = [*module, "--data-dir", str(data_dir.absolute()), "--port", str(port)]
     with tempfile.TemporaryFile("w+") as said, _started([*command, *options], said) as child:
         line = _first_line(child)
         if line[:1] != ["ready"]:

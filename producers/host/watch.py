@@ -18,6 +18,10 @@ from schemas.records import NodeSample
 _GIB = 2**30
 _MISSED = 2
 """An interface that is not there in so many reads in a row is gone: while it is renamed one read may not find it."""
+_REMEMBERED_S = 7 * 86_400.0
+"""An interface that is gone for so long is forgotten: a card that was taken out or renamed is no trouble for ever, and
+one that fell off is seen to within a week. Until then it is told as long as it is gone, and its return ends it.
+"""
 
 
 class Finding(NamedTuple):
@@ -40,6 +44,7 @@ class Usage(NamedTuple):
 class _Interface:
     had_link: bool = False
     missed: int = 0
+    gone_since: float | None = None
     down: Standing = field(default_factory=Standing)
 
 
@@ -129,16 +134,10 @@ class HostWatch:
 
     def _networks(self, links: Mapping[str, Link], now_s: float) -> Iterator[Finding]:
         for name in [known for known in self._interfaces if known not in links]:
-            interface = self._interfaces[name]
-            interface.missed += 1
-            if interface.missed >= _MISSED:
-                if interface.had_link:
-                    text = f"{name} is gone from the node: its card fell off the bus, or its driver was unloaded."
-                    yield Finding("network_down", text, self._about(name) | {"state": "gone"})
-                del self._interfaces[name]
+            yield from self._missing(name, self._interfaces[name], now_s)
         for name, link in links.items():
             interface = self._interfaces.setdefault(name, _Interface())
-            interface.missed = 0
+            interface.missed, interface.gone_since = 0, None
             if link.up is None or not (link.up or interface.had_link):
                 continue
             interface.had_link = True
@@ -153,6 +152,20 @@ class HostWatch:
             elif turn:
                 text = f"{name} has no link: look at its cable, its transceiver and the switch port."
                 yield Finding("network_down", text, self._about(name) | {"state": "down"})
+
+    def _missing(self, name: str, interface: _Interface, now_s: float) -> Iterator[Finding]:
+        interface.missed += 1
+        if interface.missed < _MISSED:
+            return
+        goes = interface.gone_since is None
+        since = interface.gone_since = now_s if interface.gone_since is None else interface.gone_since
+        if not interface.had_link or now_s - since >= _REMEMBERED_S:
+            del self._interfaces[name]
+            return
+        turn = interface.down.see(True, now_s)
+        if turn or goes:  # one that was down before and is gone now is told so
+            text = f"{name} is gone from the node: its card fell off the bus, or its driver was unloaded."
+            yield Finding("network_down", text, self._about(name) | {"state": "gone"})
 
     def _about(self, name: str) -> dict[str, str]:
         return {"component": f"port:{self._node}/{name}", "interface": name}

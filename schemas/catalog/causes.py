@@ -9,7 +9,8 @@ from typing import Literal
 
 import msgspec
 
-Near = Literal["gpu", "node", "nvlink_domain", "rack"]
+Near = Literal["gpu", "node", "nvlink_domain", "rack", "pdu"]
+Of = Literal["node", "rack", "pdu"]
 
 
 class Cause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,10 +36,14 @@ class CommonCause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     name: str
     effect: str
-    member: Literal["node"]
-    of: Literal["rack"]
+    of: Of
+    """The thing. Of a node its GPUs are counted, of all else the nodes."""
     at_least: int
+    """So many of them."""
     at_least_share: float
+    """And so large a share of those that are known."""
+    all_inside: bool = False
+    """Only where no fault of this class in the incident lies outside of the thing."""
     reason: str
 
 

@@ -88,7 +88,8 @@ def migrations(folder: Path = FOLDER / "migrations") -> list[Migration]:
 def views(folder: Path = FOLDER / "views") -> list[Migration]:
     """The views of this build, each after those it reads. Raises `graphlib.CycleError` where they go in a circle."""
     found = {path.stem: Migration(0, path.stem, path.read_text()) for path in sorted(folder.glob("*.sql"))}
-    reads = {name: set(_REFERENCE.findall(view.text)) & found.keys() - {name} for name, view in found.items()}
+    # sorted, so that the order is the same in every process
+    reads = {name: sorted(set(_REFERENCE.findall(view.text)) & found.keys() - {name}) for name, view in found.items()}
     return [found[name] for name in TopologicalSorter(reads).static_order()]
 
 

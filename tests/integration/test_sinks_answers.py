@@ -17,6 +17,7 @@ from schemas.records import (
     Fault,
     GpuSample,
     Network,
+    NodeSample,
     Point,
     Port,
 )
@@ -276,6 +277,54 @@ def test_the_fullest_file_system_of_a_node_is_known_now(db: Database, serial: st
     assert db.row(f"SELECT disk_used_percent FROM $.node_now WHERE node = 'node-{serial}'") == {
         "disk_used_percent": 90.0
     }
+
+
+def ports_now(db: Database, serial: str) -> tuple[Any, ...]:
+    (row,) = db.rows(f"SELECT port_count, ports_degraded, ports_gone FROM $.node_now WHERE node = 'node-{serial}'")
+    return row
+
+
+def fabric(serial: str, reading: int, *names: str, degraded: str = "") -> NodeSample:
+    """A reading of ports, each 10 s; one of them is degraded."""
+    ports = [Port(device=name, port=1, degraded=name == degraded, reason="slow") for name in names]
+    return host(serial, reading, source="infiniband", ports=ports)
+
+
+def test_a_card_that_fell_off_is_no_port_of_the_node_and_is_named_for_a_week(db: Database, serial: str) -> None:
+    db.insert(host(serial, memory_total_bytes=1.0), fabric(serial, 0, "mlx5_0", "mlx5_1"))
+    db.insert(fabric(serial, 6, "mlx5_0"))
+    assert ports_now(db, serial) == (2, [], []), "a read or two may miss a port while its driver is reloaded"
+    db.insert(fabric(serial, 7, "mlx5_0"))
+    assert ports_now(db, serial) == (1, [], ["mlx5_1/1"])
+    db.insert(fabric(serial, 7 * 8640 - 1, "mlx5_0"))
+    assert ports_now(db, serial) == (1, [], ["mlx5_1/1"])
+    db.insert(fabric(serial, 7 * 8640 + 1, "mlx5_0"))
+    assert ports_now(db, serial) == (1, [], [])
+
+
+def test_a_degraded_port_that_was_renamed_is_degraded_under_its_new_name_only(db: Database, serial: str) -> None:
+    db.insert(host(serial, memory_total_bytes=1.0))
+    db.insert(fabric(serial, 0, "mlx5_0", "mlx5_1", degraded="mlx5_0"))
+    assert ports_now(db, serial) == (2, ["mlx5_0/1: slow"], [])
+    db.insert(fabric(serial, 60, "ibp24s0", "mlx5_1", degraded="ibp24s0"))
+    assert ports_now(db, serial) == (2, ["ibp24s0/1: slow"], ["mlx5_0/1"])
+
+
+def test_the_last_port_of_a_node_is_gone_when_only_its_host_still_speaks(db: Database, serial: str) -> None:
+    db.insert(fabric(serial, 0, "mlx5_0", degraded="mlx5_0"))
+    db.insert(host(serial, 360, memory_total_bytes=1.0))
+    assert ports_now(db, serial) == (1, ["mlx5_0/1: slow"], []), "ports may be read once an hour"
+    db.insert(host(serial, 730, memory_total_bytes=1.0))
+    assert ports_now(db, serial) == (0, [], ["mlx5_0/1"])
+
+
+def test_a_node_is_where_it_said_last_that_it_is(db: Database, serial: str) -> None:
+    db.insert(host(serial, 0, memory_total_bytes=1.0, site="site-9", rack="rack-9"))
+    db.insert(GpuSample(**place(serial, TICK_MS + 60_000, 1000) | {"rack": "rack-1"}, gpus=["a"], gpu_index=[0]))
+    query = f"SELECT site, rack FROM $.node_now WHERE node = 'node-{serial}'"
+    assert db.rows(query) == [("site-1", "rack-1")]
+    db.insert(host(serial, 7, memory_total_bytes=1.0, rack="rack-0"))
+    assert db.rows(query) == [("site-1", "rack-0")]
 
 
 # -- the questions themselves

@@ -140,6 +140,63 @@ def test_the_part_number_and_inforom_of_a_board_are_in_the_inventory(db: Databas
     assert row == {"board_part_number": "900-2G520-0000-000", "inforom_version": "G520.0200.00.05", "sku": None}
 
 
+# -- the same, in the history of a GPU
+
+
+def told(db: Database, serial: str) -> list[tuple[Any, ...]]:
+    return db.rows(
+        f"SELECT entry, node, rack, intDiv(toUnixTimestamp64Milli(at) - {TICK_MS}, {HOUR_MS}), text "
+        f"FROM $.gpu_history WHERE gpu = '{serial}' AND entry IN ('seen', 'moved', 'removed') ORDER BY at"
+    )
+
+
+def test_the_history_of_a_gpu_tells_no_move_where_only_the_drivers_index_shifts(db: Database, serial: str) -> None:
+    for at, index in enumerate((2, 1, 2)):
+        db.insert(in_inventory(serial, at * HOUR_MS, gpu_index=index))
+    assert told(db, serial) == [("seen", "node-1", "rack-1", 0, "seen in node-1 (rack rack-1, index 2)")]
+
+
+def test_the_history_of_a_gpu_tells_of_its_return_on_the_same_day(db: Database, serial: str) -> None:
+    at_b = {"node": "node-2", "rack": "rack-2"}
+    db.insert(in_inventory(serial, 0), in_inventory(serial, HOUR_MS, **at_b), in_inventory(serial, 2 * HOUR_MS))
+    a, b = "node-1 (rack rack-1, index 2)", "node-2 (rack rack-2, index 2)"
+    assert told(db, serial) == [
+        ("seen", "node-1", "rack-1", 0, f"seen in {a}"),
+        ("moved", "node-2", "rack-2", 1, f"moved to {b}, was in {a}"),
+        ("moved", "node-1", "rack-1", 2, f"moved to {a}, was in {b}"),
+    ]
+
+
+def test_the_history_of_a_gpu_knows_its_moves_from_samples_alone(db: Database, serial: str) -> None:
+    for at, node in enumerate(("a", "b", "a")):
+        db.insert(sample(["x", serial], node, at * HOUR_MS, boot_id=f"boot-{at}"), token=f"{serial}-{at}")
+    assert [(entry, node, at) for entry, node, _, at, _ in told(db, serial)] == [
+        ("seen", "a", 0),
+        ("moved", "b", 1),
+        ("moved", "a", 2),
+    ]
+
+
+def test_the_history_of_a_gpu_names_the_slots_of_a_move_within_a_node(db: Database, serial: str) -> None:
+    db.insert(in_inventory(serial, 0), in_inventory(serial, HOUR_MS, slot=7, pci="0000:9b:00"))
+    (_, (entry, *_, text)) = told(db, serial)
+    assert (entry, text) == (
+        "moved",
+        "moved to slot 7 at 0000:9b:00 of node-1 (rack rack-1, index 2), was in slot 3 at 0000:1b:00",
+    )
+
+
+def test_a_gpu_that_was_found_and_then_struck_off_the_declaration_left_the_fleet(db: Database, serial: str) -> None:
+    db.insert(in_inventory(serial, 0), in_inventory(serial, 0, source="declared"))
+    db.insert(in_inventory(serial, HOUR_MS, source="declared", removed=True))
+    assert [row[0] for row in told(db, serial)] == ["seen", "removed"]
+    db.insert(in_inventory(serial, 2 * HOUR_MS))
+    assert [(row[0], row[3], row[4]) for row in told(db, serial)[1:]] == [
+        ("removed", 1, "left the fleet"),
+        ("seen", 2, "back in the fleet"),
+    ]
+
+
 # -- a database that was there before
 
 

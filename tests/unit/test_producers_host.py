@@ -504,6 +504,65 @@ def test_an_interface_that_is_gone_is_told_once(host: Host) -> None:
     assert (event.kind, event.details["state"]) == ("network_down", "gone")
 
 
+def test_an_interface_that_stays_gone_is_told_again_and_its_return_ends_it(host: Host) -> None:
+    host.tick()
+    counted = host.system.networks.pop("eth0")
+    told = host.events(8, REPEAT_S / 2)  # gone from the second read on
+    assert [(event.kind, event.details["state"]) for event in told] == [("network_down", "gone")] * 4
+    assert {event.details["component"] for event in told} == {"port:node-1/eth0"}
+    host.system.networks["eth0"] = counted
+    (event,) = host.events(5)
+    assert (event.kind, event.details["component"]) == ("link_up", "port:node-1/eth0")
+
+
+def test_an_interface_that_comes_back_without_a_link_is_down_still(host: Host) -> None:
+    host.tick()
+    counted = host.system.networks.pop("eth0")
+    assert host.kinds(5) == ["network_down"]
+    host.system.networks["eth0"] = counted
+    host.set_link("eth0", "down", speed="-1")
+    (event,) = host.events(1, REPEAT_S)
+    assert (event.kind, event.details["state"]) == ("network_down", "down")
+    host.set_link("eth0", "up")
+    assert host.kinds(5) == ["link_up"]
+
+
+def test_an_interface_that_was_down_before_it_was_gone_is_told_to_be_gone(host: Host) -> None:
+    host.tick()
+    host.set_link("eth0", "down", flags="0x1002")
+    assert host.kinds(3) == ["network_disabled"]
+    del host.system.networks["eth0"]
+    (event,) = host.events(5)
+    assert (event.kind, event.details["state"]) == ("network_down", "gone")
+
+
+def test_an_interface_that_never_had_a_link_is_not_missed(host: Host) -> None:
+    host.tick()
+    del host.system.networks["eth1"]
+    assert [event.kind for event in host.events(5, REPEAT_S)] == []
+
+
+def test_an_interface_that_is_gone_for_a_week_is_forgotten(host: Host) -> None:
+    host.tick()
+    counted = host.system.networks.pop("eth0")
+    day_s = 86_400.0
+    assert [len(host.events(1, day_s)) for _ in range(9)] == [
+        0,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        1,
+        0,
+    ]  # a read a day, gone at the second
+    host.system.networks["eth0"] = counted
+    assert host.kinds(5) == []
+    del host.system.networks["eth0"]
+    assert host.kinds(5) == ["network_down"], "one that is back is watched as before"
+
+
 def test_a_clock_that_nobody_sets_is_told_after_a_while(host: Host) -> None:
     host.said = KernelClock(disciplined=False, max_error_s=16.0, estimated_error_s=16.0)
     assert host.kinds(30) == []  # after a boot it takes some minutes

@@ -592,3 +592,72 @@ def test_the_memory_of_a_large_incident_fits_in_a_kafka_record() -> None:
     desk.wait(1)
     (state,) = [one for one in desk.correlator.changes().values() if one is not None]
     assert len(state) < 300_000
+
+
+# --- what many share --------------------------------------------------------------------------------------------------
+
+
+def fed_by_two(rack: str = "r1") -> Topology:
+    """Four nodes with two GPUs each, in turn on PDU a and PDU b."""
+    topology = Topology()
+    for node in range(4):
+        name = f"{rack}-n{node}"
+        topology.learn(in_inventory(f"node:{name}", rack=rack, node=name, pdu=f"pdu-{'ab'[node % 2]}"))
+        for slot in range(2):
+            topology.learn(in_inventory(f"gpu:{name}-{slot}", rack=rack, node=name))
+    return topology
+
+
+def of_gpus(fault_class: str, nodes: Iterable[int], at_s: float = 0) -> list[Fault]:
+    return [
+        fault(fault_class, gpu=f"r1-n{node}-{slot}", node=f"r1-n{node}", at_s=at_s + node)
+        for node in nodes
+        for slot in (0, 1)
+    ]
+
+
+def silent(nodes: Iterable[int]) -> list[Fault]:
+    return [fault("node_silent", gpu=None, node=f"r1-n{node}", at_s=node) for node in nodes]
+
+
+@pytest.mark.parametrize(
+    ("faults", "root", "title"),
+    [
+        (silent([0, 2]), "pdu:pdu-a", "PDU pdu-a, 2 nodes"),
+        (silent([0, 1, 2, 3]), "rack:r1", "rack r1, 4 nodes"),
+        (of_gpus("power", [1]), "node:r1-n1", "node r1-n1, 2 GPUs"),
+        (of_gpus("power", [0, 1, 3]), "rack:r1", "rack r1, 3 nodes"),
+        (of_gpus("thermal", [0, 1, 2]), "rack:r1", "rack r1, 3 nodes"),
+    ],
+)
+def test_what_fails_together_points_at_what_it_shares(faults: list[Fault], root: str, title: str) -> None:
+    desk = Desk(fed_by_two())
+    desk.take(faults)
+    desk.wait(10)
+
+    one = desk.only()
+    assert (one.root, one.action, one.root_gpu) == (root, "check_hardware", None)
+    assert one.title.endswith(title)
+    assert {member.role for member in one.members} == {"root", "symptom"}
+    assert desk.pages() == 1
+
+
+def test_one_hot_gpu_is_not_its_rack_and_one_dark_node_is_not_its_pdu() -> None:
+    desk = Desk(fed_by_two())
+    desk.take([fault("thermal", gpu="r1-n0-0", node="r1-n0"), *silent([1])])
+    desk.wait(10)
+    assert {one.root for one in desk.now().values()} == {"gpu:r1-n0-0", "node:r1-n1"}
+
+
+def test_nodes_on_two_pdus_do_not_point_at_one_of_them() -> None:
+    desk = Desk(fed_by_two())
+    desk.take(silent([0, 2, 1]))
+    desk.wait(10)
+    assert desk.only().root == "rack:r1"
+
+
+def test_pdus_of_two_racks_with_one_name_are_not_the_same_where_their_sites_differ() -> None:
+    desk = Desk(fed_by_two())
+    desk.take([*silent([0]), replace(silent([2])[0], site="hall-b")])
+    desk.wait(10)
+    assert len(desk.now()) == 2

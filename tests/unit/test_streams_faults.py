@@ -539,3 +539,26 @@ def test_a_condition_of_a_gpu_that_is_over_leaves_a_fault_open_for_which_the_ker
     other = Book()
     other.take(event("nvlink_down", source="nvml_counters"))
     assert [fault.state for fault in other.take(over)] == ["cleared"]
+
+
+def silence(at_s: float, state: str = "raised") -> Anomaly:
+    return anomaly("node_silent", state, at_s=at_s, begin_s=at_s // 60, gpu=None)
+
+
+def test_silence_after_an_agent_was_stopped_on_purpose_is_no_fault_of_the_node() -> None:
+    book = Book()
+    (stopped,) = book.take(event("agent_stopped", gpu=None, source="agent"))
+    assert (stopped.fault_class, stopped.severity) == ("source_health", "info")
+
+    (silent,) = book.restarted().take(silence(30))
+    assert (silent.fault_id, silent.fault_class, silent.severity) == (stopped.fault_id, "source_health", "info")
+
+
+def test_an_agent_that_is_back_ends_it_and_silence_is_a_fault_again() -> None:
+    book = Book()
+    book.take(event("agent_stopped", gpu=None, source="agent"), silence(30), silence(59, "cleared"))
+    ended = book.take(event("agent_started", at_s=61, gpu=None, source="agent"))
+    assert [(fault.fault_class, fault.state) for fault in ended] == [("source_health", "cleared")]
+
+    (silent,) = book.take(silence(90))
+    assert (silent.fault_class, silent.severity) == ("node_silent", "critical")

@@ -1,38 +1,59 @@
 -- What happened to a GPU, and where it has been. Ask by serial: SELECT * FROM gpu_history WHERE gpu = '…' ORDER BY at
 CREATE OR REPLACE VIEW ${database}.gpu_history AS
--- where it was: one row whenever its node, rack or slot differs from the sighting before
+-- where it was: its stays (gpu_places); the driver's index is shown, and one that shifts is no move
 SELECT
     gpu,
     first_seen_at AS at,
-    multiIf(removed, 'removed', before = '', 'seen', 'moved') AS entry,
-    place_node AS node,
-    rack,
+    if(stay = 1, 'seen', 'moved') AS entry,
+    node,
+    toString(rack) AS rack,
     '' AS severity,
     '' AS action,
     multiIf(
-        removed, 'left the fleet',
-        before = '', concat('seen in ', place),
-        concat('moved to ', place, ', was in ', before)
+        stay = 1, concat('seen in ', place),
+        node = node_before, concat('moved to ', seat, ' of ', place, ', was in ', seat_before),
+        concat('moved to ', place, ', was in ', place_before)
     ) AS text,
     '' AS id
 FROM
 (
     SELECT
-        coalesce(gpu_serial, gpu_uuid, '') AS gpu,
-        first_seen_at,
-        rack,
-        removed,
-        coalesce(node, '') AS place_node,
-        concat(coalesce(node, '?'), ' (rack ', rack, if(gpu_index IS NULL, '', concat(', index ', toString(gpu_index))), ')') AS place,
-        lagInFrame(place, 1, '') OVER (PARTITION BY gpu ORDER BY first_seen_at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS before,
-        lagInFrame(removed, 1, false) OVER (PARTITION BY gpu ORDER BY first_seen_at ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS removed_before
-    FROM ${database}.inventory_log FINAL
-    -- what was declared about a GPU is no sighting of it, but better than nothing
-    WHERE kind = 'gpu' AND gpu != ''
-        AND (source = 'discovered' OR component NOT IN
-            (SELECT component FROM ${database}.inventory_log WHERE kind = 'gpu' AND source = 'discovered'))
+        gpu, stay, first_seen_at, node, rack,
+        concat(if(node = '', '?', node), ' (rack ', rack, if(gpu_index IS NULL, '', concat(', index ', toString(gpu_index))), ')') AS place,
+        concat('slot ', ifNull(toString(slot), '?'), ' at ', ifNull(pci, '?')) AS seat,
+        lagInFrame(node) OVER before AS node_before,
+        lagInFrame(place) OVER before AS place_before,
+        lagInFrame(seat) OVER before AS seat_before
+    FROM ${database}.gpu_places
+    WHERE gpu != ''
+    WINDOW before AS (PARTITION BY gpu ORDER BY stay ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 )
-WHERE place != before OR removed != removed_before
+UNION ALL
+-- when it left the fleet, which only a declaration can say, and when somebody declared or found it again
+SELECT
+    gpu,
+    at,
+    if(removed, 'removed', 'seen') AS entry,
+    place_node AS node,
+    place_rack AS rack,
+    '' AS severity,
+    '' AS action,
+    if(removed, 'left the fleet', 'back in the fleet') AS text,
+    '' AS id
+FROM
+(
+    SELECT
+        substring(component, 5) AS gpu,
+        at,
+        removed,
+        toString(ifNull(node, '')) AS place_node,
+        toString(rack) AS place_rack,
+        lagInFrame(removed, 1, false) OVER before AS removed_before
+    FROM (SELECT * FROM ${database}.inventory_log FINAL WHERE kind = 'gpu')
+    ARRAY JOIN arrayDistinct([first_seen_at, last_seen_at]) AS at
+    WINDOW before AS (PARTITION BY component ORDER BY at, removed ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+)
+WHERE removed != removed_before
 UNION ALL
 -- how it ran: one row per hour, from the roll-up
 SELECT

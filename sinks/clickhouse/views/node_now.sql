@@ -17,13 +17,30 @@ WITH
         FROM ${database}.node_last
         GROUP BY node
     ),
+    -- All ports of a node are told in one record. One that the newest no longer tells of is gone: its card fell off, or it
+    -- was renamed. 60 s are a few intervals (10 s each by default): while a driver is reloaded one read may miss a port.
+    -- A node without any port says nothing of ports, so they are gone as well when its host speaks on for 2 hours (two of
+    -- the longest interval that can be set).
     ports AS
     (
         SELECT
             node,
-            count() AS port_count,
-            groupArrayIf(concat(device, '/', toString(port), ': ', reason), ifNull(degraded, false)) AS ports_degraded
-        FROM (SELECT * FROM ${database}.port_last ORDER BY tick_at DESC LIMIT 1 BY node, device, port)
+            countIf(there) AS port_count,
+            arraySort(groupArrayIf(concat(name, ': ', reason), there AND ifNull(degraded, false))) AS ports_degraded,
+            arraySort(groupArrayIf(name, NOT there AND tick_at > newest_at - INTERVAL 7 DAY)) AS ports_gone
+        FROM
+        (
+            SELECT
+                last.node AS node,
+                last.tick_at AS tick_at,
+                last.degraded AS degraded,
+                last.reason AS reason,
+                concat(last.device, '/', toString(last.port)) AS name,
+                greatest(max(last.tick_at) OVER (PARTITION BY last.node), hosts.tick_at - INTERVAL 2 HOUR) AS newest_at,
+                last.tick_at >= newest_at - INTERVAL 60 SECOND AS there
+            FROM (SELECT * FROM ${database}.port_last ORDER BY tick_at DESC LIMIT 1 BY node, device, port) AS last
+            LEFT JOIN hosts ON hosts.node = last.node
+        )
         GROUP BY node
     ),
     faults AS
@@ -33,14 +50,15 @@ WITH
         WHERE f.state != 'cleared'
         GROUP BY node
     ),
+    -- where it says it is: by whoever spoke last, since a node that is moved to another rack has rows of both
     nodes AS
     (
-        SELECT node, max(s) AS site, max(r) AS rack
+        SELECT node, argMax(said_site, said_at) AS site, argMax(said_rack, said_at) AS rack
         FROM
         (
-            SELECT node, toString(site) AS s, toString(rack) AS r FROM hosts
+            SELECT node, toString(site) AS said_site, toString(rack) AS said_rack, tick_at AS said_at FROM hosts
             UNION ALL
-            SELECT node, toString(site) AS s, toString(rack) AS r FROM gpus
+            SELECT node, toString(site) AS said_site, toString(rack) AS said_rack, gpu_tick_at AS said_at FROM gpus
         )
         GROUP BY node
     )
@@ -70,10 +88,11 @@ SELECT
     if(empty(gpus.powers), nan, arraySum(gpus.powers)) AS gpu_power_watts,
     if(empty(gpus.utilizations), nan, arrayAvg(gpus.utilizations)) AS gpu_utilization_percent,
     ports.port_count AS port_count,
-    ports.ports_degraded AS ports_degraded
+    ports.ports_degraded AS ports_degraded,
+    ports.ports_gone AS ports_gone
 FROM nodes
 LEFT JOIN hosts ON hosts.node = nodes.node
 LEFT JOIN gpus ON gpus.node = nodes.node
 LEFT JOIN ports ON ports.node = nodes.node
 LEFT JOIN faults ON faults.node = nodes.node
-COMMENT 'One row per node: host processors, memory, swap and fullest disk (NULL: not read) beside its GPUs (NaN: not read) and ports, open fault classes, seconds since it last said anything'
+COMMENT 'One row per node: host processors, memory, swap and fullest disk (NULL: not read) beside its GPUs (NaN: not read) and ports (ports_gone: told of in the 7 days before, and no longer), open fault classes, seconds since it last said anything'
