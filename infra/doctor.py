@@ -5,6 +5,7 @@ A check is a function from settings to findings; it says what it found, never ra
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -12,10 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,8 +34,12 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _GIB = 2**30
+_KMSG = Path("/dev/kmsg")
 _LEAST_FREE_BYTES = 2 * _GIB
 _LEAST_MEMORY_BYTES = 2 * _GIB
+_PROBE_SECONDS = 2.0
+_PROBES_AT_ONCE = 32
+_FIRST_BYTES = 1 << 16
 _TIME_ERROR = 5  # linux/timex.h: the clock is not synchronised
 
 
@@ -286,8 +294,23 @@ def kernel_log(settings: Settings) -> Iterator[Finding]:
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
             yield Finding(Verdict.GOOD, "kernel log", str(path))
         except OSError as error:
-            mend = "the agent would see no XID here: run it as root or with CAP_SYSLOG, or set agent.kernel_logs"
-            yield Finding(Verdict.NOTE, "kernel log", f"{path}: {error.strerror}", mend)
+            missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+            # a log that somebody named is wanted; the default is what a container, or another system, has not
+            verdict = Verdict.BROKEN if missing and "kernel_logs" in settings.agent.model_fields_set else Verdict.NOTE
+            mend = f"the agent would see no XID here: {_mend_log(path, error.errno)}"
+            yield Finding(verdict, "kernel log", f"{path}: {error.strerror}", mend)
+
+
+def _mend_log(path: Path, number: int | None) -> str:
+    if number in {errno.ENOENT, errno.ENOTDIR}:
+        if path == _KMSG:
+            return "name a log file, or journal:, in agent.kernel_logs; a container needs the host's device"
+        return "correct agent.kernel_logs, or create the file (does the log daemon write it?)"
+    if number in {errno.EACCES, errno.EPERM}:
+        if path == _KMSG:
+            return "run it as root or with CAP_SYSLOG"
+        return "run it as root, or put its user into the file's group (often adm)"
+    return "correct agent.kernel_logs"
 
 
 def node_programs(settings: Settings) -> Iterator[Finding]:
@@ -303,6 +326,98 @@ def node_programs(settings: Settings) -> Iterator[Finding]:
     for device in part.facility.devices:
         if device.serial is not None:
             yield _readable(Path(device.serial), f"device {device.name}")
+
+
+def exporter(settings: Settings) -> Iterator[Finding]:
+    """Whether dcgm-exporter's page is there, where one is to be read."""
+    part, about = settings.agent.dcgm_exporter, "dcgm-exporter"
+    if part.url is None:
+        return
+    headers = {"User-Agent": "fleetpulse"}
+    if part.authorization_file is not None:
+        try:
+            headers["Authorization"] = part.authorization_file.read_text().strip()
+        except OSError as error:
+            mend = "let the agent's user read it, or correct agent.dcgm_exporter.authorization_file"
+            yield Finding(Verdict.NOTE, about, f"{part.authorization_file}: {error.strerror}", mend)
+            return
+    trouble = _page_trouble(part.url, headers)
+    if trouble is None:
+        yield Finding(Verdict.GOOD, about, part.url)
+    else:
+        yield Finding(Verdict.NOTE, about, f"{part.url}: {trouble[0]}", trouble[1])
+
+
+def _page_trouble(url: str, headers: dict[str, str]) -> tuple[str, str] | None:
+    """What is wrong with a page of dcgm-exporter, and what to do; None: nothing."""
+    import urllib.request
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: object) -> None:
+            return None
+
+    # as the agent asks: past proxies, and not to wherever the page points
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect)
+    correct = "correct agent.dcgm_exporter.url; by default the page is http://HOST:9400/metrics"
+    try:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - the setting allows http and https only
+        with opener.open(request, timeout=_PROBE_SECONDS) as answer:
+            begins = answer.read1(_FIRST_BYTES)
+    except HTTPError as error:
+        error.close()
+        refused = error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+        return f"answers {error.code}", "set agent.dcgm_exporter.authorization_file" if refused else correct
+    except (OSError, HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        is_it = "is dcgm-exporter running (systemctl status dcgm-exporter), and does it listen there?"
+        return _why(reason), f"{is_it} Else correct agent.dcgm_exporter.url"
+    return (
+        None
+        if b"DCGM_" in begins
+        else ("this page has none of DCGM's metrics", f"see the exporter's log, or {correct}")
+    )
+
+
+def facility(settings: Settings) -> Iterator[Finding]:
+    """Whether something listens where devices and management controllers are said to be."""
+    part = settings.agent.facility
+    wanted = [(f"device {one.name}", one.host, one.port) for one in part.devices if one.host is not None]
+    for bmc in part.bmcs:
+        if bmc.url is None:
+            continue
+        about, url = f"controller of {bmc.of_node or settings.agent.node}", urlsplit(bmc.url)
+        try:
+            port = url.port or (443 if url.scheme == "https" else 80)
+        except ValueError as error:
+            yield Finding(Verdict.NOTE, about, f"{bmc.url}: {error}", "correct the url in agent.facility.bmcs")
+            continue
+        wanted.append((about, url.hostname or "", port))
+    places = list(dict.fromkeys((host, port) for _, host, port in wanted))  # a serial server has many devices
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+        troubles = dict(zip(places, pool.map(_tcp_trouble, places), strict=True))
+    for about, host, port in wanted:
+        where, trouble = f"{host} port {port}", troubles[host, port]
+        if trouble is None:
+            yield Finding(Verdict.GOOD, about, f"{where} takes connections")
+        else:
+            mend = "is it on, and is its network reachable from here? Else correct host, port or url in agent.facility"
+            yield Finding(Verdict.NOTE, about, f"{where}: {trouble}", mend)
+
+
+def _tcp_trouble(place: tuple[str, int]) -> str | None:
+    try:
+        socket.create_connection(place, timeout=_PROBE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return _why(error)
+    return None
+
+
+def _why(error: BaseException | str) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {_PROBE_SECONDS:g} s"
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def _program(command: str, what: str, good: str, mend: str) -> Finding:
@@ -346,7 +461,8 @@ def _clock_state() -> bool | None:
 
 
 CHECKS: tuple[Check, ...] = (
-    python, data_dir, memory, java, ports, processes, kafka, clickhouse, gpus, kernel_log, node_programs, clock,
+    python, data_dir, memory, java, ports, processes, kafka, clickhouse, gpus, kernel_log, node_programs,
+    exporter, facility, clock,
 )  # fmt: skip
 
 

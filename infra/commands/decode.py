@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import msgspec
 import typer
 
-from infra.commands.decode_sources import register
+from infra.commands.decode_sources import fail, register
 
 if TYPE_CHECKING:
     from producers.kernel_log import Decoder
@@ -72,7 +72,7 @@ def kernel_log(
         if driver is not None:
             decoder.gpus.tell_driver(driver)
     except CatalogError as error:
-        _fail(str(error))
+        fail(str(error))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--driver") from error
     counts: Counter[str] = Counter()
@@ -88,7 +88,7 @@ def kernel_log(
     except KeyboardInterrupt:
         pass
     except OSError as error:
-        _fail(f"decoding the kernel log {file}: {(error.strerror or str(error)).lower()}")
+        fail(f"decoding the kernel log {file}: {(error.strerror or str(error)).lower()}")
     total = f"{counts.total()} hardware event" + ("" if counts.total() == 1 else "s")
     print("; ".join([total, *(f"{kind} {count}" for kind, count in sorted(counts.items()))]), file=sys.stderr)
 
@@ -137,11 +137,6 @@ def _print_events(
     finally:  # what was understood comes out, whatever ends the reading
         out.write(b"".join(pending))
         out.flush()
-
-
-def _fail(message: str) -> None:
-    print(message, file=sys.stderr)
-    raise typer.Exit(1)
 
 
 register(app)

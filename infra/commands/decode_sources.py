@@ -81,7 +81,7 @@ def dcgm_diag(file: _File, node: _Node = "", catalog: _Override = None) -> None:
     with _input(file) as stream:
         document = stream.read(_INPUT_BYTES + 1)
         if len(document) > _INPUT_BYTES:
-            _fail(f"decoding {_name(file)}: it has more than {_INPUT_BYTES >> 20} MiB; a diagnostic has far less")
+            fail(f"decoding {_name(file)}: it has more than {_INPUT_BYTES >> 20} MiB; a diagnostic has far less")
         _print(file, decode(document.decode(errors="replace"), node, entries))
 
 
@@ -132,7 +132,7 @@ def infiniband(
             _print(path, read_tree(tree, node or here))
         return
     if path == _DEFAULT_TREE and not tree.exists():
-        _fail(f"reading {path}: this machine has no InfiniBand devices, or their driver is not loaded")
+        fail(f"reading {path}: this machine has no InfiniBand devices, or their driver is not loaded")
     with _input(path) as stream:
         _print(path, decode(numbered(stream), node or "unknown"))
 
@@ -143,7 +143,7 @@ def _catalog(override: Path | None) -> Catalog:
     try:
         return load(override)
     except CatalogError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def _ending(file: str) -> Iterator[None]:
     except KeyboardInterrupt:
         pass
     except OSError as error:
-        _fail(f"decoding {_name(file)}: {(error.strerror or str(error)).lower()}")
+        fail(f"decoding {_name(file)}: {(error.strerror or str(error)).lower()}")
 
 
 @contextmanager
@@ -219,6 +219,7 @@ def _name(file: str) -> str:
     return "standard input" if file == "-" else file
 
 
-def _fail(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
+def fail(message: str) -> NoReturn:
+    """End with a reason, told as every command of ours tells it."""
+    print(f"fleetpulse decode: {message}", file=sys.stderr)
     raise typer.Exit(1)

@@ -1,11 +1,7 @@
-"""`fleetpulse diagnose`: dcgmi diag on this node, now or by the agent, and what its results mean.
-
-`app` is added to the command line in `infra/cli.py`.
-"""
+"""`fleetpulse diagnose`: dcgmi diag on this node, now or by the agent, and what its results mean."""
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +17,6 @@ if TYPE_CHECKING:
     from producers.dcgm.diagnostics import DiagnosticResult
     from producers.dcgm.findings import Outcome
     from producers.dcgm.run import Run, Runs
-    from producers.dcgm.settings import DiagnosticsSettings
     from producers.settings import AgentSettings
 
 app = typer.Typer(
@@ -73,8 +68,8 @@ def run(
 
     options = _options(context)
     agent = agent_settings(options.settings())
-    settings = _settings(agent)
-    runs = _runs(agent, settings, command or settings.command, boot_id())
+    settings = agent.dcgm_diag
+    runs = _runs(agent, command or settings.command, boot_id())
     try:
         catalog = load(agent.catalog)
         runs.check()
@@ -84,7 +79,7 @@ def run(
         over = _see_through(runs, begun)
     except (DiagnosticsError, CatalogError) as error:
         raise OperatorError(str(error)) from error
-    found = outcome(over, runs.output(over), runs.errors(over), agent.node or socket.gethostname(), catalog)
+    found = outcome(over, runs.output(over), runs.errors(over), agent.node, catalog)
     if options.json_lines:
         _print_json(found.results)
     else:
@@ -105,17 +100,28 @@ def request(
 ) -> None:
     """Ask the agent of this node to run diagnostics; it starts them within seconds, or says why not, as an event.
 
+    Exit 1, and nothing is asked, where no agent runs on the data directory. A request that no agent sees within an hour
+    is not carried out.
+
     [dim]fleetpulse diagnose request --level 3[/]
     """
     from getpass import getuser
 
     from infra.commands.roles import agent_settings
+    from infra.presence import present
     from producers.dcgm.run import DiagnosticsError, Request
     from producers.source import boot_id
 
-    agent = agent_settings(_options(context).settings())
-    settings = _settings(agent)
-    runs = _runs(agent, settings, settings.command, boot_id())
+    settings = _options(context).settings()
+    data_dir = settings.data_dir.absolute()
+    if "agent" not in present(data_dir):
+        raise OperatorError(
+            f"no agent runs on the data directory {data_dir}, so nobody would start the diagnostics; nothing was "
+            "left there. Start one (`fleetpulse agent`), name the data directory of the one that runs (--data-dir), "
+            f"or run them now: `fleetpulse diagnose run --level {level}`"
+        )
+    agent = agent_settings(settings)
+    runs = _runs(agent, agent.dcgm_diag.command, boot_id())
     try:
         runs.ask(Request(level=level, force=force, by=getuser()))
     except DiagnosticsError as error:
@@ -132,17 +138,10 @@ def _options(context: typer.Context) -> Options:
     return found
 
 
-def _settings(agent: AgentSettings) -> DiagnosticsSettings:
-    from producers.dcgm.settings import DiagnosticsSettings
-
-    found = getattr(agent, FOLDER, None)
-    return found if isinstance(found, DiagnosticsSettings) else DiagnosticsSettings()
-
-
-def _runs(agent: AgentSettings, settings: DiagnosticsSettings, command: str, boot: str) -> Runs:
+def _runs(agent: AgentSettings, command: str, boot: str) -> Runs:
     from producers.dcgm.run import Runs
 
-    return Runs(agent.state_dir / FOLDER, boot_id=boot, command=command, arguments=settings.arguments)
+    return Runs(agent.state_dir / FOLDER, boot_id=boot, command=command, arguments=agent.dcgm_diag.arguments)
 
 
 def _refuse_while_busy() -> None:

@@ -93,9 +93,11 @@ def check(
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from error
-    points = sum(len(register.points) for register in loaded.registers)
+    count = sum(len(register.points) for register in loaded.registers)
     blocks = plan_of(loaded)
-    print(f"{maps.find(file)}: good: {loaded.title}; {points} points in {len(blocks)} questions")
+    points = f"{count} point{'' if count == 1 else 's'}"
+    questions = f"{len(blocks)} question{'' if len(blocks) == 1 else 's'}"
+    print(f"{maps.find(file)}: good: {loaded.title}; {points} in {questions}")
     for block in blocks:
         print(f"  {block.function} {block.address} to {block.address + block.count - 1}")
 

@@ -44,7 +44,7 @@ def check(file: _FILE) -> None:
     inventory = _load(file)
     print(_summary(file, inventory))
     for site, racks, nodes, gpus in _by_site(inventory):
-        print(f"  {site}: {racks} racks, {nodes} nodes, {gpus} GPUs")
+        print(f"  {site}: {_number(racks, 'rack')}, {_number(nodes, 'node')}, {_number(gpus, 'GPU')}")
 
 
 @app.command()
@@ -124,24 +124,30 @@ def _load(file: Path) -> Inventory:
     except InventoryError as error:
         for line in error.lines():
             print(line, file=sys.stderr)
-        count = len(error.problems)
-        raise OperatorError(f"{file} has {count} error{'' if count == 1 else 's'}; nothing of it was used") from error
+        raise OperatorError(f"{file} has {_number(len(error.problems), 'error')}; nothing of it was used") from error
 
 
 def _summary(file: Path, inventory: Inventory) -> str:
     kinds = Counter(device.kind for device in inventory.devices)
     parts = [
-        (len(inventory.sites), "site", "sites"),
-        (len(inventory.racks), "rack", "racks"),
-        (len(inventory.nodes), "node", "nodes"),
-        (inventory.expected_gpus, "GPU", "GPUs"),
-        (len(inventory.nvlink_domains), "NVLink domain", "NVLink domains"),
-        (kinds["leaf_switch"], "leaf switch", "leaf switches"),
-        (kinds["pdu"], "PDU", "PDUs"),
-        (kinds["cooling"], "cooler", "coolers"),
+        (len(inventory.sites), "site"),
+        (len(inventory.racks), "rack"),
+        (len(inventory.nodes), "node"),
+        (inventory.expected_gpus, "GPU"),
+        (len(inventory.nvlink_domains), "NVLink domain"),
+        (kinds["leaf_switch"], "leaf switch"),
+        (kinds["pdu"], "PDU"),
+        (kinds["cooling"], "cooler"),
     ]
-    said = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in parts if count)
-    return f"{file}: {said}; {len(inventory.gpus)} GPUs by serial"
+    said = ", ".join(_number(count, one) for count, one in parts if count)
+    return f"{file}: {said}; {_number(len(inventory.gpus), 'GPU')} by serial"
+
+
+def _number(count: int, one: str) -> str:
+    """`1 rack`, `2 racks`, `2 leaf switches`."""
+    if count == 1:
+        return f"{count} {one}"
+    return f"{count} {one}es" if one.endswith("ch") else f"{count} {one}s"
 
 
 def _by_site(inventory: Inventory) -> Iterable[tuple[str, int, int, int]]:

@@ -39,8 +39,11 @@ def simulate(
         ),
     ] = None,
     machines: Annotated[
-        str, typer.Option(help="hgx (8 GPUs a node), nvl72 (72 a rack) or both.", rich_help_panel=_PANEL)
-    ] = "both",
+        str | None,
+        typer.Option(
+            help="With --gpus: hgx (8 GPUs a node), nvl72 (72 a rack), or both if not given.", rich_help_panel=_PANEL
+        ),
+    ] = None,
     hours: Annotated[
         float | None, typer.Option(min=0.001, help="How long, in the fleet's own time.", rich_help_panel=_PANEL)
     ] = None,
@@ -83,8 +86,9 @@ def simulate(
 ) -> None:
     """The simulated fleet: racks of GPUs that compute, and that break, with the truth about it.
 
-    Without options it plays what the settings say (simulate.…), as in the demo: four faults on schedule. With --gpus or
-    --hours faults come by chance, in the mix and at the rates of published fleets (producers/simulate/library.toml).
+    Without options it plays what the settings say (simulate.…), as in the demo: four faults on schedule. With --gpus,
+    --inventory, --hours, --fault-rate, --fault-mix or --kind faults come by chance instead, in the mix and at the rates
+    of published fleets where nothing else is said (producers/simulate/library.toml).
 
     [dim]fleetpulse simulate --gpus 1024 --hours 24 --interval-s 10 --fault-rate 100 --seed 7 --out fleet/[/]
     [dim]fleetpulse simulate --gpus 1024 --hours 24 --seed 7 --truth truth.jsonl --speed 0[/]
@@ -125,7 +129,7 @@ def _given(
     *,
     gpus: int | None,
     inventory: Path | None,
-    machines: str,
+    machines: str | None,
     hours: float | None,
     interval_s: float | None,
     seed: int | None,
@@ -142,20 +146,24 @@ def _given(
     from producers.simulate.library import rates
     from producers.simulate.topology import racks_of
 
-    if machines not in get_args(_MACHINES):
+    if machines is not None and machines not in get_args(_MACHINES):
         raise MisuseError(f"--machines is {machines!r}; allowed are {', '.join(get_args(_MACHINES))}")
     if fault_mix is not None and fault_mix not in get_args(_MIX):
         raise MisuseError(f"--fault-mix is {fault_mix!r}; allowed are {', '.join(get_args(_MIX))}")
     changes: dict[str, Any] = {}
     if gpus and inventory:
         raise MisuseError("--gpus and --inventory are two fleets: give one")
-    if gpus or inventory or hours or fault_rate is not None or kinds:
+    if machines is not None and not gpus:
+        raise MisuseError("--machines says what the racks of --gpus are made of: give --gpus too")
+    if gpus or inventory or hours or fault_rate is not None or fault_mix is not None or kinds:
         # by chance instead of by the script
-        changes |= {"faults": (), "fault_rate": 1.0 if fault_rate is None else fault_rate}
+        changes |= {"faults": (), "fault_rate": (settings.fault_rate or 1.0) if fault_rate is None else fault_rate}
     try:
         if gpus:
+            mixed = machines is None or machines == "both"
             changes |= {
-                "racks": racks_of(gpus, ("hgx", "nvl72") if machines == "both" else (machines,)),  # type: ignore[arg-type]
+                "inventory": None,  # that of the settings would win over the racks
+                "racks": racks_of(gpus, ("hgx", "nvl72") if mixed else (machines,)),  # type: ignore[arg-type]
                 "racks_per_leaf": 4,
             }
         for name, value in (

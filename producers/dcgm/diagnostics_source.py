@@ -26,6 +26,8 @@ _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 _EARLY = 0.1
 """A run is due a tenth of the period early, else each would start a little later, until it misses its hours."""
+_REQUEST_MS = _HOUR_MS
+"""A request that no agent has seen for so long is not carried out: GPUs would come under load out of the blue."""
 _SHOWN_PROGRAMS = 5
 
 
@@ -71,6 +73,8 @@ class DiagnosticsSource:
         """When a scheduled run was last started; None: never."""
         self._born_ms: int | None = None
         self._not_before_ms = 0
+        self._noticed: Request | None = None
+        """A request that came in time, and waits for the end of a run."""
         self._refused_ms: int | None = None
         """When it was told that the run that is due cannot start."""
         # never the same for two nodes side by side, always the same for one
@@ -97,7 +101,9 @@ class DiagnosticsSource:
                 told += self._begin(now_ms)
             except DcgmiMissingError as error:
                 missing = error
-        elif (over_s := self._runs.overrun_s(running)) and not told:
+        else:
+            self._notice()
+        if running is not None and (over_s := self._runs.overrun_s(running)) and not told:
             raise DiagnosticsError(
                 f"the diagnostic {running.id} (pid {running.pid}) goes on {over_s:.0f} s after it was to be killed: "
                 "a process that cannot be killed waits for the driver; reboot the node"
@@ -124,6 +130,21 @@ class DiagnosticsSource:
         self._announced.discard(run.id)
         return told
 
+    def _notice(self) -> None:
+        """A run may take hours; a request that came in time is not too old for that."""
+        request = self._runs.waiting_request()
+        if request is not None and self._expired(request) is None:
+            self._noticed = request
+
+    def _expired(self, request: Request) -> str | None:
+        """Why a request holds no more; None where it does."""
+        age_ms = 0 if request.asked_ms is None else self._wall_ms() - request.asked_ms
+        if abs(age_ms) <= _REQUEST_MS:
+            return None
+        hours = f"{abs(age_ms) / _HOUR_MS:.1f} h"
+        when = f"was asked for {hours} ago" if age_ms > 0 else f"bears a time {hours} ahead of this node's clock"
+        return f"it {when}, and a request that no agent sees holds for {_REQUEST_MS // _HOUR_MS} h; ask again"
+
     def _begin(self, now_ms: int) -> list[HardwareEvent]:
         """Start what is asked for, else what is due."""
         try:
@@ -131,6 +152,9 @@ class DiagnosticsSource:
         except DiagnosticsError as error:
             return [self._refusal(None, "request", str(error), now_ms)]
         if request is not None:
+            noticed, self._noticed = self._noticed, None
+            if request != noticed and (why := self._expired(request)):
+                return [self._refusal(request, request.by, why, now_ms)]
             return self._try(request, now_ms)
         every_hours = self._settings.every_hours
         if every_hours is None:

@@ -5,7 +5,8 @@ outlives the process that started it, and whoever looks next (the agent after a 
 through. The folder:
 
     lock                 held (flock) by the running dcgmi itself, whoever started it
-    request.json         a run that somebody asks the agent for: {"level": 2, "force": false, "by": "alice"}
+    request.json         a run that somebody asks the agent for: {"level": 2, "force": false, "by": "alice"}; with
+                         asked_ms, else it was asked for when the file was written
     runs/ID/run.json     what is known of a run (`Run`)
     runs/ID/output.txt   what dcgmi printed; runs/ID/errors.txt: what it complained of
 
@@ -56,6 +57,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     level: int
     force: bool = False
     by: str = "request"
+    asked_ms: int | None = None
+    """When, UTC; None: not left for the agent (yet)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.level <= 4:
@@ -198,10 +201,32 @@ class Runs:
 
     def take_request(self) -> Request | None:
         """The run that somebody asks for; it is asked for no more. Raises `DiagnosticsError` for what is no request."""
+        return self._request(remove=True)
+
+    def waiting_request(self) -> Request | None:
+        """The same, and it stays asked for. None for what is no request: that is said when it is taken."""
+        try:
+            return self._request(remove=False)
+        except DiagnosticsError:
+            return None
+
+    def ask(self, request: Request) -> None:
+        """Leave a request for the agent, asked for now if it does not say when. Raises `DiagnosticsError`."""
+        self._make_folder()
+        if request.asked_ms is None:
+            request = msgspec.structs.replace(request, asked_ms=self._wall_ms())
+        try:
+            _replace(self.folder / "request.json", msgspec.json.encode(request))
+        except OSError as error:
+            raise DiagnosticsError(f"no request can be left in {self.folder}: {error.strerror}") from error
+
+    def _request(self, *, remove: bool) -> Request | None:
         path = self.folder / "request.json"
         try:
-            text = path.read_bytes()
-            path.unlink()
+            with path.open("rb") as file:
+                text, written_ms = file.read(), os.fstat(file.fileno()).st_mtime_ns // 1_000_000
+            if remove:
+                path.unlink()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -209,19 +234,12 @@ class Runs:
                 f"{path} cannot be read and removed: {error.strerror}; mend its permissions"
             ) from error
         try:
-            return msgspec.json.decode(text, type=Request)
+            request = msgspec.json.decode(text, type=Request)
         except (msgspec.DecodeError, ValueError) as error:
             raise DiagnosticsError(
                 f'{path} is no request: {error}; expected is {{"level": 1, "force": false, "by": "your name"}}'
             ) from error
-
-    def ask(self, request: Request) -> None:
-        """Leave a request for the agent. Raises `DiagnosticsError`."""
-        self._make_folder()
-        try:
-            _replace(self.folder / "request.json", msgspec.json.encode(request))
-        except OSError as error:
-            raise DiagnosticsError(f"no request can be left in {self.folder}: {error.strerror}") from error
+        return msgspec.structs.replace(request, asked_ms=written_ms) if request.asked_ms is None else request
 
     def _make_folder(self) -> None:
         try:

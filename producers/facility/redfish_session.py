@@ -97,8 +97,9 @@ class Session:
         try:
             password = settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise DeviceError(
-                f"reading the password of {settings.user} from {settings.password_file}: {error}; "
+                f"reading the password of {settings.user} from {settings.password_file}: {why}; "
                 "give a file that the agent's user can read"
             ) from error
         if settings.auth == "session":

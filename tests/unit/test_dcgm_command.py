@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from infra.commands.diagnose import FOLDER, app
-from infra.errors import OperatorError
+from infra.errors import MisuseError, OperatorError
 from infra.options import Options
+from infra.presence import announced
 from producers.dcgm.busy import BusyUnknownError, gpu_programs
 from producers.dcgm.run import Request, Runs
 
@@ -165,11 +167,39 @@ def test_what_was_run_by_hand_waits_there_for_the_agent(diagnose: Callable[..., 
 
 
 def test_a_request_is_left_for_the_agent(diagnose: Callable[..., Result], node: Path) -> None:
-    done = diagnose("request", "--level", "3", "--force")
+    before_ms = time.time_ns() // 1_000_000
+    with announced(node / "data", "agent", host="127.0.0.1", port=1):
+        done = diagnose("request", "--level", "3", "--force")
     assert done.exit_code == 0, done.output
     found = Runs(node / "state" / FOLDER, boot_id="boot").take_request()
     assert isinstance(found, Request)
     assert (found.level, found.force) == (3, True)
+    assert found.asked_ms is not None
+    assert before_ms <= found.asked_ms <= time.time_ns() // 1_000_000
+
+
+@pytest.mark.parametrize("other", [None, "loader"])
+def test_without_an_agent_on_the_data_directory_nothing_is_asked_and_nothing_left(
+    diagnose: Callable[..., Result], node: Path, other: str | None
+) -> None:
+    with announced(node / "data", other, host="127.0.0.1", port=1) if other else nullcontext():
+        done = diagnose("request", "--level", "2")
+    assert isinstance(done.exception, OperatorError)
+    assert not isinstance(done.exception, MisuseError)
+    assert f"no agent runs on the data directory {node / 'data'}" in str(done.exception)
+    assert "fleetpulse diagnose run --level 2" in str(done.exception)
+    assert not (node / "state").exists()
+    assert not (node / "data" / "agent").exists()
+
+
+def test_an_agent_that_was_killed_takes_no_request(diagnose: Callable[..., Result], node: Path) -> None:
+    with announced(node / "data", "agent", host="127.0.0.1", port=1):
+        left = (node / "data" / "run" / "agent.json").read_text()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (node / "data" / "run" / "agent.json").write_text(left.replace(f'"pid":{os.getpid()}', f'"pid":{gone.pid}'))
+    assert isinstance(diagnose("request").exception, OperatorError)
+    assert not (node / "state").exists()
 
 
 def test_ctrl_c_stops_the_run_and_its_processes(node: Path) -> None:

@@ -93,6 +93,10 @@ def node(tmp_path: Path) -> Iterator[Node]:
                 kill(run.pid)
 
 
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def kill(pid: int) -> None:
     try:
         os.killpg(pid, signal.SIGKILL)
@@ -403,6 +407,82 @@ def test_a_request_that_is_none_is_answered_with_what_is_expected(node: Node, wr
     assert event.kind == "diag_refused"
     assert '{"level": 1, "force": false, "by": "your name"}' in event.raw
     assert list(source.read(NOON_MS)) == []
+
+
+def test_a_request_says_when_it_was_asked_for(node: Node) -> None:
+    node.runs(wall_ms=lambda: NOON_MS).ask(Request(level=1))
+    request = node.runs().take_request()
+    assert request is not None
+    assert request.asked_ms == NOON_MS
+
+
+@pytest.mark.parametrize(
+    ("hours", "why"),
+    [(1.1, "it was asked for 1.1 h ago, and a request that no agent sees holds for 1 h; ask again"),
+     (720, "it was asked for 720.0 h ago"),
+     (-3, "it bears a time 3.0 h ahead of this node's clock")],
+)  # fmt: skip
+def test_a_request_that_no_agent_saw_for_an_hour_is_refused_once(node: Node, hours: float, why: str) -> None:
+    node.ask(2, force=True, by="alice", asked_ms=wall_ms() - round(hours * 3_600_000))
+    source = node.source()
+
+    (event,) = source.read(NOON_MS)
+
+    assert isinstance(event, HardwareEvent)
+    assert (event.kind, event.details["by"], event.details["level"]) == ("diag_refused", "alice", "2")
+    assert event.details["why"].startswith(why)
+    assert list(source.read(NOON_MS)) == []
+    assert list(node.source().read(NOON_MS)) == []
+    assert node.started() == []
+
+
+def test_a_request_of_less_than_an_hour_ago_is_carried_out(node: Node) -> None:
+    node.ask(1, asked_ms=wall_ms() - 3_000_000)
+    until(node.source(), "diag_finished")
+
+
+def test_a_request_written_by_hand_is_as_old_as_its_file(node: Node) -> None:
+    node.folder.mkdir(parents=True)
+    path = node.folder / "request.json"
+    source = node.source()
+    path.write_text('{"level": 1}')
+    until(source, "diag_finished")
+
+    path.write_text('{"level": 1}')
+    two_hours_ago = time.time() - 7200
+    os.utime(path, (two_hours_ago, two_hours_ago))
+    (event,) = source.read(NOON_MS)
+    assert isinstance(event, HardwareEvent)
+    assert (event.kind, "2.0 h ago" in event.raw) == ("diag_refused", True)
+
+
+@pytest.mark.parametrize(
+    ("seen_after_hours", "is_in_time"),
+    [(0.5, True), (2, False)],
+    ids=["seen in time, it waits for hours", "an agent that was not there saw it too late"],
+)
+def test_a_request_grows_old_only_until_an_agent_sees_it(
+    node: Node, tmp_path: Path, seen_after_hours: float, is_in_time: bool
+) -> None:
+    go, now = tmp_path / "go", {"ms": NOON_MS}
+    node.prints(json.dumps(PASS), before=f"while [ ! -e '{go}' ]; do sleep 0.02; done")
+    source = DiagnosticsSource(
+        ORIGIN, CATALOG, DiagnosticsSettings(), node.folder,
+        busy=list, runs=node.runs(wall_ms=lambda: now["ms"]), wall_ms=lambda: now["ms"],
+    )  # fmt: skip
+    node.ask(4, asked_ms=NOON_MS)
+    until(source, "diag_started")
+    node.ask(1, asked_ms=NOON_MS)
+    now["ms"] += round(seen_after_hours * 3_600_000)
+    assert list(source.read(now["ms"])) == []
+    now["ms"] += 4 * 3_600_000
+    go.touch()
+
+    told = until(source, "diag_finished")
+    told += until(source, "diag_finished") if is_in_time else []
+
+    assert ("diag_refused" in kinds(told)) is not is_in_time
+    assert node.started()[1:] == (["diag -r 1 -j"] if is_in_time else [])
 
 
 def test_a_request_during_a_run_waits_for_its_end(node: Node, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from producers.facility import redfish_documents as documents
 from producers.facility.alarms import CLEAR_AFTER, Alarms
 from producers.facility.ipmi import Ipmitool, parse
 from producers.facility.points import DeviceError, Measured, distinct, slug
+from producers.facility.redfish_session import Session
 from producers.facility.settings import BmcSettings
 from producers.standing import REPEAT_S
 
@@ -255,6 +257,21 @@ def test_an_agent_without_devices_does_not_pay_for_their_libraries() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "No such file or directory"), (b"\xff\xfe", "it is not UTF-8 text")]
+)
+def test_a_password_that_cannot_be_read_is_told_in_words(tmp_path: Path, content: bytes | None, why: str) -> None:
+    path = tmp_path / "password"
+    if content is not None:
+        path.write_bytes(content)
+    session = Session(BmcSettings(url="https://127.0.0.1:1", user="reader", password_file=path))
+    with pytest.raises(DeviceError) as caught:
+        session.get("/redfish/v1")
+    assert str(caught.value) == (
+        f"reading the password of reader from {path}: {why}; give a file that the agent's user can read"
+    )
 
 
 def test_ipmitool_that_is_not_there_is_said_with_what_to_do() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from infra.commands.facility import app
 from producers.facility import maps
 from producers.facility.settings import BmcSettings, FacilitySettings, ModbusDevice
 
@@ -96,6 +98,20 @@ def test_an_address_below_the_first_of_the_manual_is_refused(tmp_path: Path) -> 
     (said,) = problems(tmp_path, HEAD + "base = 40001\n" + GOOD)
 
     assert said == "my.toml:9: register 1 (power_watts): address 7 lies below base 40001"
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        (HEAD + GOOD, "1 point in 1 question"),
+        (HEAD + GOOD + GOOD.replace("7", "9000").replace("power_watts", "energy_joules"), "2 points in 2 questions"),
+    ],
+)
+def test_a_good_map_is_summed_up(tmp_path: Path, text: str, counts: str) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    done = CliRunner().invoke(app, ["check", str(path)])
+    assert done.stdout.splitlines()[0] == f"{path}: good: Test; {counts}"
 
 
 @pytest.mark.parametrize("name", ["nonesuch", "missing.toml", "."])

@@ -85,6 +85,15 @@ def test_debug_shows_the_trace(tmp_path: Path) -> None:
     assert "Traceback" in _run("sql", "SELECT 1", "--debug", cwd=tmp_path).stderr
 
 
+@pytest.mark.parametrize("what", ["kernel-log", "nvidia-smi", "dcgm-diag", "dcgm-exporter", "infiniband"])
+def test_input_that_is_not_there_is_told_in_one_line_with_the_commands_name(tmp_path: Path, what: str) -> None:
+    done = _run("decode", what, "nowhere", cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fleetpulse decode: decoding ")
+    assert line.endswith("nowhere: no such file or directory")
+
+
 def test_the_demo_does_not_fill_somebody_elses_servers(tmp_path: Path) -> None:
     done = _run("demo", cwd=tmp_path, FLEETPULSE_KAFKA__BOOTSTRAP="prod:9092")
     assert done.returncode == 2

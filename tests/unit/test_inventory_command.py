@@ -36,7 +36,10 @@ def test_a_sound_file_is_summed_up(tmp_path: Path) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     done = run("check", "fleet.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "fleet.yaml: 1 site, 1 rack, 2 nodes, 1 PDU; 0 GPUs by serial" in done.stdout
+    assert done.stdout.splitlines() == [
+        "fleet.yaml: 1 site, 1 rack, 2 nodes, 1 PDU; 0 GPUs by serial",
+        "  a: 1 rack, 2 nodes, 0 GPUs",
+    ]
 
 
 def test_every_error_of_a_file_is_printed_with_its_line_and_the_exit_is_1(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
     (["--catalog", "/no.toml", "-"], 1, "the catalogue file /no.toml cannot be read: No such file or directory\n"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_one_line(arguments: list[str], code: int, said: str) -> None:
-    assert decode(*arguments, text="") == (code, [], said)
+    assert decode(*arguments, text="") == (code, [], f"fleetpulse decode: {said}")
 
 
 def test_a_compressed_log_is_read_as_it_is_and_a_damaged_one_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -63,7 +63,11 @@ def test_what_cannot_be_read_ends_with_1_after_what_could(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("command", ["nvidia-smi", "dcgm-diag", "dcgm-exporter", "infiniband"])
 def test_a_file_that_is_not_there_is_named(command: str) -> None:
-    assert run(command, "/nowhere/at-all") == (1, [], "decoding /nowhere/at-all: no such file or directory\n")
+    assert run(command, "/nowhere/at-all") == (
+        1,
+        [],
+        "fleetpulse decode: decoding /nowhere/at-all: no such file or directory\n",
+    )
 
 
 @pytest.mark.parametrize("command", ["nvidia-smi", "dcgm-diag", "dcgm-exporter", "infiniband"])
