@@ -1,6 +1,6 @@
 """The agent of a node in a process of its own: `python -m infra.lean FD`.
 
-A node's memory belongs to its jobs. The command line, the sources of settings and coloured text cost some 15 MB that an
+A node's memory belongs to its jobs. The command line, the sources of settings and coloured text cost some 25 MB that an
 agent needs once, so `fleetpulse agent` reads the settings, hands them over in memory, and becomes this process: same
 process id, same environment, without them.
 """
@@ -16,18 +16,23 @@ import ctypes
 import gc
 import logging
 import os
+import pickle
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
 from infra.errors import OperatorError
 from infra.process import serve
 from producers.agent import run
-from producers.settings import AgentSettings
+
+if TYPE_CHECKING:
+    from producers.settings import AgentSettings
 
 
 class Observe(msgspec.Struct, frozen=True):
@@ -40,13 +45,13 @@ class Observe(msgspec.Struct, frozen=True):
     stale_seconds: float
 
 
-class Handed(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Handed:
     """All that the agent's process is told."""
 
     data_dir: Path
     observe: Observe
-    agent: str
-    """`AgentSettings` as JSON."""
+    agent: AgentSettings
     kafka: dict[str, Any]
     """The librdkafka client configuration."""
 
@@ -56,22 +61,34 @@ def become(handed: Handed) -> NoReturn:
 
     `-P`, because an agent runs as root and whoever may write where it is started must not tell it what to import.
     """
+    told = pickle.dumps(replace(handed, agent=cast("AgentSettings", plain(handed.agent))))
     fd = os.memfd_create("fleetpulse-agent", 0)
-    os.write(fd, msgspec.json.encode(handed, enc_hook=str))
+    os.write(fd, told)
     os.lseek(fd, 0, os.SEEK_SET)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", "infra.lean", str(fd)])  # noqa: S606 - this program
 
 
+def plain(settings: Any) -> Any:
+    """Checked settings as plain values, which need no pydantic: it alone takes 15 MB.
+
+    The devices of a facility keep their classes, which know more than their values; who has none does not load them.
+    """
+    if not hasattr(settings, "model_fields_set"):
+        return settings
+    if getattr(settings, "devices", ()) or getattr(settings, "bmcs", ()):
+        return settings
+    return SimpleNamespace(**{name: plain(getattr(settings, name)) for name in type(settings).model_fields})
+
+
 def serve_agent(handed: Handed) -> None:
     """The agent until it is told to stop."""
-    settings = AgentSettings.model_validate_json(handed.agent)
     kafka = {**handed.kafka, "logger": logging.getLogger("librdkafka")}
 
     def body(*, stop: threading.Event, beat: Callable[[], None], ready: Callable[[], None]) -> None:
         ready()
-        run(settings, kafka=kafka, stop=stop, beat=beat)
+        run(handed.agent, kafka=kafka, stop=stop, beat=beat)
 
     _give_back_memory()
     serve("agent", handed, body)
@@ -88,7 +105,7 @@ def _give_back_memory() -> None:
 def main() -> None:
     """Take over from `become`. Exit 1 with one line where the agent cannot go on."""
     with os.fdopen(int(sys.argv[1]), "rb") as memory:
-        handed = msgspec.json.decode(memory.read(), type=Handed, dec_hook=lambda kind, value: kind(value))
+        handed: Handed = pickle.load(memory)  # noqa: S301 - written by this very process before it became the agent
     try:
         serve_agent(handed)
     except Exception as error:  # noqa: BLE001 - the last place that can say why

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -20,9 +20,8 @@ from producers import metrics
 from producers.node import Schedule, sources
 from producers.nvml_interface import Nvml
 from producers.publisher import PRECIOUS_LAST, Publisher, Sequences
-from producers.settings import MIB, AgentSettings
 from producers.source import Origin, Reading, Worker, boot_id
-from producers.spool import Spool, SpoolError
+from producers.spool import MIB, Spool, SpoolError
 from schemas.catalog import Catalog, load
 from schemas.records import (
     FacilitySample,
@@ -34,6 +33,9 @@ from schemas.records import (
     Record,
 )
 from schemas.topics import COUNTERS, EVENTS, FACILITY, INVENTORY, NODE_SAMPLES, SAMPLES
+
+if TYPE_CHECKING:
+    from producers.settings import AgentSettings
 
 log = structlog.get_logger()
 

@@ -10,14 +10,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
-from producers.settings import AgentSettings
 from producers.source import Origin
 from schemas.ids import gpu_id, node_id
 from schemas.records import InventoryRecord, Record
+
+if TYPE_CHECKING:
+    from producers.settings import AgentSettings
 
 log = structlog.get_logger()
 

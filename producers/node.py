@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from producers.dcgm.busy import gpu_programs
 from producers.discovery import GpuIdentity, InventorySource, Roster
@@ -24,10 +24,12 @@ from producers.nvml_counters import NvmlCountersSource
 from producers.nvml_interface import Nvml
 from producers.nvml_library import Library
 from producers.nvml_xids import NvmlXidSource
-from producers.settings import AgentSettings
 from producers.source import Origin, Reading, Source, Worker, boot_id
 from schemas.catalog import Catalog, load
 from schemas.records import HardwareEvent, Record
+
+if TYPE_CHECKING:
+    from producers.settings import AgentSettings
 
 _INVENTORY_LOOK_MS = 1_000
 """How often the inventory is compared with what was sent."""

@@ -16,17 +16,19 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from producers import metrics
-from producers.settings import MIB, PublisherSettings
-from producers.spool import Entry, Spool
+from producers.spool import MIB, Entry, Spool
 from schemas.codec import Codec, SingleObjectCodec
 from schemas.records import Record
 from schemas.topics import COUNTERS, EVENTS, FACILITY, INVENTORY, NODE_SAMPLES, SAMPLES
+
+if TYPE_CHECKING:
+    from producers.settings import PublisherSettings
 
 log = structlog.get_logger()
 

@@ -13,8 +13,6 @@ from producers.facility.settings import FacilitySettings
 from producers.host.settings import HostSettings
 from producers.infiniband.settings import InfiniBandSettings
 
-MIB = 1024 * 1024
-
 FaultName = Literal["gpu_falls_off_bus", "gpu_overheats", "nvlink_fails", "node_goes_silent"]
 
 

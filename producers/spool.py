@@ -22,6 +22,8 @@ from typing import IO
 
 import structlog
 
+MIB = 1024 * 1024
+
 log = structlog.get_logger()
 
 MAGIC = b"FPS1"

@@ -126,7 +126,7 @@ def agent(settings: Settings) -> NoReturn:
             observe=lean.Observe(
                 observe.level, observe.json_lines, observe.host, dict(observe.ports), observe.stale_seconds
             ),
-            agent=agent_settings(settings).model_dump_json(),
+            agent=agent_settings(settings),
             kafka=addresses.kafka_client(settings),
         )
     )

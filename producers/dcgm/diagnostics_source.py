@@ -9,15 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from producers.dcgm.run import AlreadyRunningError, DcgmiMissingError, DiagnosticsError, Request, Run, Runs
-from producers.dcgm.settings import DiagnosticsSettings
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.ids import stable_id
 from schemas.records import HardwareEvent, Record
+
+if TYPE_CHECKING:
+    from producers.dcgm.settings import DiagnosticsSettings
 
 log = structlog.get_logger()
 

@@ -10,19 +10,21 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 import urllib3
 
 from producers.dcgm.exporter import ExporterReading, Value, decode, targets
-from producers.dcgm.settings import ExporterSettings
 from producers.discovery import normal_serial
 from producers.source import Origin
 from producers.unreadable import Unreadable
 from schemas.catalog import Catalog
 from schemas.records import GpuCounters, GpuSample, HardwareEvent, Record
+
+if TYPE_CHECKING:
+    from producers.dcgm.settings import ExporterSettings
 
 log = structlog.get_logger()
 

@@ -12,17 +12,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from producers.host import devices, texts
 from producers.host.clock import KernelClock, kernel_clock
-from producers.host.settings import HostSettings
 from producers.host.watch import Finding, HostWatch, Usage
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.records import Disk, HardwareEvent, Network, NodeSample, Record
+
+if TYPE_CHECKING:
+    from producers.host.settings import HostSettings
 
 log = structlog.get_logger()
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from producers.host.clock import KernelClock
 from producers.host.devices import Link
-from producers.host.settings import HostSettings
 from producers.standing import Standing
 from schemas.records import NodeSample
+
+if TYPE_CHECKING:
+    from producers.host.settings import HostSettings
 
 _GIB = 2**30
 _MISSED = 2

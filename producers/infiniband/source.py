@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from producers.infiniband.judge import judge
 from producers.infiniband.port import Port, PortReading
-from producers.infiniband.settings import InfiniBandSettings
 from producers.infiniband.tables import table
 from producers.infiniband.tree import read_class
 from producers.infiniband.watch import Finding, PortWatch
@@ -21,6 +21,9 @@ from producers.unreadable import Unreadable
 from schemas import records
 from schemas.catalog import Catalog
 from schemas.records import HardwareEvent, NodeSample, Record
+
+if TYPE_CHECKING:
+    from producers.infiniband.settings import InfiniBandSettings
 
 log = structlog.get_logger()
 
