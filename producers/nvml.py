@@ -357,14 +357,7 @@ class NvmlSource:
             if metric != THROTTLE
         }
         return GpuSample(
-            site=self._origin.site,
-            rack=self._origin.rack,
-            node=self._origin.node,
-            boot_id=self._origin.boot_id,
-            sequence=0,
-            tick_ms=now_ms,
-            observed_ms=self._wall_ms(),
-            interval_ms=self._interval_ms,
+            **self._origin.envelope(tick_ms=now_ms, observed_ms=self._wall_ms(), interval_ms=self._interval_ms),
             gpus=[gpu.identity.key(self._origin.node) for gpu in self._gpus],
             gpu_index=[gpu.identity.index for gpu in self._gpus],
             throttle_reasons=[-1 if math.isnan(row[THROTTLE]) else int(row[THROTTLE]) for row in rows],

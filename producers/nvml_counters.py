@@ -291,14 +291,7 @@ def counters_record(
 ) -> GpuCounters:
     """The record of a reading; each column has one entry per GPU, and a column that is left out nobody offers."""
     return GpuCounters(
-        site=origin.site,
-        rack=origin.rack,
-        node=origin.node,
-        boot_id=origin.boot_id,
-        sequence=0,
-        tick_ms=tick_ms,
-        observed_ms=observed_ms,
-        interval_ms=interval_ms,
+        **origin.envelope(tick_ms=tick_ms, observed_ms=observed_ms, interval_ms=interval_ms),
         source=source,
         gpus=[gpu.key(origin.node) for gpu in gpus],
         gpu_index=[gpu.index for gpu in gpus],

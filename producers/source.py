@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import structlog
 
@@ -47,6 +47,19 @@ class Source(Protocol):
         """The records that are new at the tick `now_ms`."""
 
 
+class Envelope(TypedDict):
+    """The fields that every sample of a node begins with, whatever it is a sample of."""
+
+    site: str
+    rack: str
+    node: str
+    boot_id: str
+    sequence: int
+    tick_ms: int
+    observed_ms: int
+    interval_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a producer's records come from."""
@@ -55,6 +68,19 @@ class Origin:
     rack: str
     node: str
     boot_id: str
+
+    def envelope(self, *, tick_ms: int, observed_ms: int, interval_ms: int, rack: str | None = None) -> Envelope:
+        """What a sample of this node begins with; `rack` is where the thing stands, if not where the node does."""
+        return Envelope(
+            site=self.site,
+            rack=rack or self.rack,
+            node=self.node,
+            boot_id=self.boot_id,
+            sequence=0,
+            tick_ms=tick_ms,
+            observed_ms=observed_ms,
+            interval_ms=interval_ms,
+        )
 
     def event(
         self,

@@ -24,6 +24,8 @@ _LONGEST_VARINT = 9
 """Bytes; the tenth would hold a single bit, which no time and no count needs."""
 _MOST_SHAPES = 16
 """A run of more shapes than that is no fleet: what is left goes to the general decoder."""
+_WHO = ("site", "rack", "node", "boot_id")
+"""The strings that a body begins with."""
 _MOST_GPUS = 63
 """As many as a count of one byte can tell."""
 
@@ -80,7 +82,7 @@ def alike(schema: Schema, bodies: Sequence[bytes]) -> tuple[list[Alike], NDArray
     ends = np.cumsum(sizes)
     cursor = _Cursor(np.frombuffer(blob + b"\0" * _PAD, np.uint8), ends - sizes, ends)
     begin = cursor.at.copy()
-    for _ in range(plan.strings):
+    for _ in _WHO:
         cursor.skip(cursor.long())
     who_end = cursor.at.copy()
     longs = {name: cursor.long() for name in plan.longs}
@@ -113,7 +115,6 @@ def alike(schema: Schema, bodies: Sequence[bytes]) -> tuple[list[Alike], NDArray
 class _Plan:
     """What a schema's fields are, in their order: who, numbers, GPUs, then arrays."""
 
-    strings: int
     longs: tuple[str, ...]
     arrays: tuple[tuple[str, str], ...]
     """(name, type of an entry)."""
@@ -127,13 +128,13 @@ def _plan(schema: Schema) -> _Plan | None:
     fields: list[tuple[str, Any]] = [(field["name"], field["type"]) for field in schema.canonical["fields"]]
     kinds = [kind if isinstance(kind, str) else _array_of(kind) for _, kind in fields]
     longs = [name for (name, _), kind in zip(fields, kinds, strict=True) if kind in ("long", "int")]
-    head = ["site", "rack", "node", "boot_id", *longs, "gpus"]
+    head = [*_WHO, *longs, "gpus"]
     arrays = list(zip((name for name, _ in fields), kinds, strict=True))[len(head) :]
     if [name for name, _ in fields[: len(head)]] != head or kinds[len(head) - 1] != "string[]":
         return None
     if not all(kind in ("float[]", "int[]", "long[]") for _, kind in arrays):
         return None
-    return _Plan(4, tuple(longs), tuple((name, kind[:-2]) for name, kind in arrays))
+    return _Plan(tuple(longs), tuple((name, kind[:-2]) for name, kind in arrays))
 
 
 def _array_of(kind: Any) -> str:
@@ -308,7 +309,7 @@ class _Names:
         who = [blob[a:b] for a, b in zip(who_begin.tolist(), who_end.tolist(), strict=True)]
         gpus = [blob[a:b] for a, b in zip(gpus_begin.tolist(), gpus_end.tolist(), strict=True)]
         for spelt in set(who) - _who.keys():
-            if names := _strings(spelt, 4):
+            if names := _strings(spelt, len(_WHO)):
                 site, rack, node, _ = names
                 _who[spelt] = ((site, rack, node), int(NODES.of([node])[0]))
         for spelt in set(gpus) - _sets.keys():

@@ -16,6 +16,7 @@ from rich.text import Text
 from infra import observe
 from infra.settings import Settings
 from producers.settings import AgentSettings
+from producers.source import Envelope
 from schemas.catalog.metrics import metrics
 from schemas.records import (
     FacilitySample,
@@ -46,21 +47,7 @@ _NOT_READ = "-"
 _SEVERITIES = {"critical": "bold red", "warning": "yellow", "info": "dim"}
 _GPUS_ACROSS = 8
 """More do not fit on a screen; the rest stands below."""
-_ENVELOPE = frozenset(
-    {
-        "site",
-        "rack",
-        "node",
-        "boot_id",
-        "sequence",
-        "tick_ms",
-        "observed_ms",
-        "interval_ms",
-        "source",
-        "gpus",
-        "gpu_index",
-    }
-)
+_ENVELOPE = frozenset({*Envelope.__annotations__, "source", "gpus", "gpu_index"})
 
 
 def run(settings: Settings) -> None:

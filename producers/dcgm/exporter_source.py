@@ -295,15 +295,9 @@ class DcgmExporterSource:
         }
 
     def _where(self, now_ms: int) -> dict[str, Any]:
+        observed_ms = max(now_ms, self._wall_ms())
         return {
-            "site": self._origin.site,
-            "rack": self._origin.rack,
-            "node": self._origin.node,
-            "boot_id": self._origin.boot_id,
-            "sequence": 0,
-            "tick_ms": now_ms,
-            "observed_ms": max(now_ms, self._wall_ms()),
-            "interval_ms": self._settings.interval_ms,
+            **self._origin.envelope(tick_ms=now_ms, observed_ms=observed_ms, interval_ms=self._settings.interval_ms),
             "gpus": list(self._gpus),
             "gpu_index": [gpu.index for gpu in self._gpus.values()],
         }

@@ -223,14 +223,9 @@ class FacilitySource:
 
     def _sample(self, device: _Watched, protocol: str, answer: Answer, now_ms: int, observed_ms: int) -> FacilitySample:
         return FacilitySample(
-            site=self._origin.site,
-            rack=device.rack or self._origin.rack,
-            node=self._origin.node,
-            boot_id=self._origin.boot_id,
-            sequence=0,
-            tick_ms=now_ms,
-            observed_ms=observed_ms,
-            interval_ms=self._settings.period_ms,
+            **self._origin.envelope(
+                tick_ms=now_ms, observed_ms=observed_ms, interval_ms=self._settings.period_ms, rack=device.rack
+            ),
             source=protocol,
             device=device.component,
             device_kind=device.kind,

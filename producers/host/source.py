@@ -317,14 +317,9 @@ class HostSource:
 
     def _sample(self, values: Mapping[str, Any], now_ms: int) -> NodeSample:
         return NodeSample(
-            site=self._origin.site,
-            rack=self._origin.rack,
-            node=self._origin.node,
-            boot_id=self._origin.boot_id,
-            sequence=0,
-            tick_ms=now_ms,
-            observed_ms=self._wall_ms(),
-            interval_ms=self._settings.interval_ms,
+            **self._origin.envelope(
+                tick_ms=now_ms, observed_ms=self._wall_ms(), interval_ms=self._settings.interval_ms
+            ),
             source=self.name,
             **values,
         )

@@ -141,14 +141,9 @@ class InfiniBandSource:
 
     def _sample(self, ports: Sequence[Port], readings: Sequence[PortReading], now_ms: int) -> NodeSample:
         return NodeSample(
-            site=self._origin.site,
-            rack=self._origin.rack,
-            node=self._origin.node,
-            boot_id=self._origin.boot_id,
-            sequence=0,
-            tick_ms=now_ms,
-            observed_ms=self._wall_ms(),
-            interval_ms=self._settings.interval_ms,
+            **self._origin.envelope(
+                tick_ms=now_ms, observed_ms=self._wall_ms(), interval_ms=self._settings.interval_ms
+            ),
             source=self.name,
             ports=[_record(port, reading) for port, reading in zip(ports, readings, strict=True)],
         )

@@ -220,14 +220,7 @@ class NvidiaSmiSource:
             if name != throttle
         }
         return GpuSample(
-            site=self._origin.site,
-            rack=self._origin.rack,
-            node=self._origin.node,
-            boot_id=self._origin.boot_id,
-            sequence=0,
-            tick_ms=now_ms,
-            observed_ms=self._wall_ms(),
-            interval_ms=self._interval_ms,
+            **self._origin.envelope(tick_ms=now_ms, observed_ms=self._wall_ms(), interval_ms=self._interval_ms),
             gpus=[gpu.key(self._origin.node) for gpu, _ in rows],
             gpu_index=[gpu.index for gpu, _ in rows],
             throttle_reasons=[bits if isinstance(bits := values.get(throttle), int) else -1 for values in metrics],
