@@ -29,16 +29,22 @@ def _avro_long(number: int) -> bytes:
 
 
 @cache
-def _header(schema: Schema) -> bytes:
+def header(schema: Schema, codec: str = "null") -> bytes:
+    """What an object container file with records of `schema` begins with; its blocks hold them in Avro's `codec`."""
     head = io.BytesIO()
     # The canonical form, because Polars 2.1 refuses a header whose int fields have defaults ("OutOfSpec").
     # A fixed sync marker makes the same bodies the same bytes: a redone insert is byte-equal.
-    fastavro.writer(head, schema.canonical, [], sync_marker=schema.fingerprint * 2)
+    fastavro.writer(head, schema.canonical, [], codec=codec, sync_marker=schema.fingerprint * 2)
     return head.getvalue()
+
+
+def block(schema: Schema, count: int, data: bytes) -> tuple[bytes, ...]:
+    """A block of `count` records, which `data` holds as the file's codec has them: pieces that belong one behind the
+    other, not yet copied together.
+    """
+    return _avro_long(count), _avro_long(len(data)), data, header(schema)[-_SYNC_BYTES:]
 
 
 def frame(schema: Schema, bodies: Sequence[bytes]) -> bytes:
     """One Avro object container file with one block that holds `bodies`, all written with `schema`."""
-    header = _header(schema)
-    block = b"".join(bodies)
-    return b"".join((header, _avro_long(len(bodies)), _avro_long(len(block)), block, header[-_SYNC_BYTES:]))
+    return b"".join((header(schema), *block(schema, len(bodies), b"".join(bodies))))

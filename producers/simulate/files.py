@@ -7,21 +7,19 @@ what `fleetpulse decode` prints, with node and rack; `inventory.jsonl` where eve
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import fastavro
 import msgspec
 
 from producers.settings import SimulateSettings
 from producers.simulate.fleet import SimulatedFleet
 from producers.simulate.play import write_truth
 from producers.simulate.truth import Truth
-from schemas import registry
+from schemas import container, registry
 from schemas.catalog import Catalog, load
 from schemas.codec import HEADER_BYTES, SingleObjectCodec
 from schemas.records import HardwareEvent, Record
@@ -37,12 +35,9 @@ class AvroFile:
     """Writes messages of one schema, as the codec made them, into one object container file."""
 
     def __init__(self, path: Path, record: str) -> None:
-        schema = registry.current(record)
-        head = io.BytesIO()
-        fastavro.writer(head, schema.canonical, [], codec="deflate", sync_marker=schema.fingerprint * 2)
-        self._sync = schema.fingerprint * 2
+        self._schema = registry.current(record)
         self._out = path.open("wb")
-        self._out.write(head.getvalue())
+        self._out.write(container.header(self._schema, "deflate"))
         self._bodies: list[bytes] = []
         self._bytes = 0
         self.records = 0
@@ -66,8 +61,8 @@ class AvroFile:
         if not self._bodies:
             return
         deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, -15)
-        block = deflate.compress(b"".join(self._bodies)) + deflate.flush()
-        self._out.write(b"".join((_long(len(self._bodies)), _long(len(block)), block, self._sync)))
+        data = deflate.compress(b"".join(self._bodies)) + deflate.flush()
+        self._out.writelines(container.block(self._schema, len(self._bodies), data))
         self._bodies, self._bytes = [], 0
 
 
@@ -146,14 +141,3 @@ def as_decoded(event: HardwareEvent, catalog: Catalog) -> dict[str, object]:
 def _write_lines(write: Callable[[bytes], object], encoder: msgspec.json.Encoder, records: Iterable[Record]) -> None:
     for record in records:
         write(encoder.encode(record) + b"\n")
-
-
-def _long(number: int) -> bytes:
-    """Avro's variable-length number, zig-zag, of a count."""
-    number <<= 1
-    out = bytearray()
-    while number & ~0x7F:
-        out.append((number & 0x7F) | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

@@ -24,6 +24,7 @@ from producers.simulate.signals import SLOWDOWN_CELSIUS, Drive, Floats, Signals
 from producers.simulate.topology import Node, boot_id, build, from_inventory, gpu_record, inventory
 from producers.simulate.truth import Truth
 from producers.simulate.world import Now, World
+from producers.source import Origin
 from schemas.records import GpuCounters, GpuSample, HardwareEvent, InventoryRecord, NodeSample
 
 _APPLICATION_ERROR_EVERY_S = 20.0
@@ -105,40 +106,29 @@ class Step:
         return self.stamps(self.counts_sequence, self.tick_ms)
 
     def _counts(self, node: Node, columns: dict[str, list[float]]) -> GpuCounters:
-        first, end = node.gpus[0].number, node.gpus[-1].number + 1
-        stamp = self._own_counts_stamps[node.number]
-        own: dict[str, Any] = {name: values[first:end] for name, values in columns.items()}
-        return GpuCounters(
-            site=self.site,
-            rack=node.rack,
-            node=node.name,
-            boot_id=self.boots[node.number],
-            sequence=stamp.sequence,
-            tick_ms=stamp.tick_ms,
-            observed_ms=stamp.observed_ms,
-            interval_ms=self.counters_interval_ms,
-            gpus=[gpu.serial for gpu in node.gpus],
-            gpu_index=[gpu.index for gpu in node.gpus],
-            **own,
-        )
+        head = self._head(node, self._own_counts_stamps[node.number], self.counters_interval_ms)
+        return GpuCounters(**head, **_own(node, columns))
 
     def _sample(self, node: Node, columns: dict[str, list[float]], bits: list[int]) -> GpuSample:
-        first, end = node.gpus[0].number, node.gpus[-1].number + 1
-        stamp = self._own_stamps[node.number]
-        return GpuSample(
-            site=self.site,
-            rack=node.rack,
-            node=node.name,
-            boot_id=self.boots[node.number],
-            sequence=stamp.sequence,
-            tick_ms=stamp.tick_ms,
-            observed_ms=stamp.observed_ms,
-            interval_ms=self.interval_ms,
-            gpus=[gpu.serial for gpu in node.gpus],
-            gpu_index=[gpu.index for gpu in node.gpus],
-            throttle_reasons=bits[first:end],
-            **{name: values[first:end] for name, values in columns.items()},
-        )
+        head = self._head(node, self._own_stamps[node.number], self.interval_ms)
+        return GpuSample(**head, **_own(node, columns), **_own(node, {"throttle_reasons": bits}))
+
+    def _head(self, node: Node, stamp: Stamp, interval_ms: int) -> dict[str, Any]:
+        """What a record about the GPUs of a node begins with."""
+        origin = Origin(self.site, node.rack, node.name, self.boots[node.number])
+        envelope = origin.envelope(tick_ms=stamp.tick_ms, observed_ms=stamp.observed_ms, interval_ms=interval_ms)
+        return {
+            **envelope,
+            "sequence": stamp.sequence,
+            "gpus": [gpu.serial for gpu in node.gpus],
+            "gpu_index": [gpu.index for gpu in node.gpus],
+        }
+
+
+def _own(node: Node, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """A node's part of columns over the whole fleet."""
+    first, end = node.gpus[0].number, node.gpus[-1].number + 1
+    return {name: values[first:end] for name, values in columns.items()}
 
 
 def _nodes(settings: SimulateSettings, start_ms: int) -> tuple[Node, ...]:
