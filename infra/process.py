@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -49,6 +50,7 @@ def serve(process: str, settings: Settings, body: Body) -> None:
 
     Exceptions of the body pass through. A second signal, or a body that does not end in time, ends the process.
     """
+    faulthandler.enable()  # what crashes in native code says where it was
     observe.configure_logging(process, level=settings.observe.level, json_lines=settings.observe.json_lines)
     stop = threading.Event()
     _stop_on_signals(stop, process)

@@ -142,7 +142,7 @@ class Supervisor:
                 process = self._children[name].process
                 code = process.poll() if process else None
                 if code is not None and not (code == 0 and self._children[name].role.ends):
-                    raise OperatorError(f"{name} did not start (exit {code}){self._last_words(name)}")
+                    raise OperatorError(f"{name} did not start ({_how(code)}){self._last_words(name)}")
                 if code == 0 or (process and name in here and here[name].pid == process.pid):
                     missing.discard(name)
             if self._now() > deadline:
@@ -249,8 +249,7 @@ class Supervisor:
         child.deaths = 1 if now - child.started > self._backoff.forgiven_seconds else child.deaths + 1
         wait = self._backoff.wait_seconds(child.deaths)
         child.due = now + wait
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
-        log.warning("died and is started again", name=child.role.name, how=how, after_seconds=wait)
+        log.warning("died and is started again", name=child.role.name, how=_how(code), after_seconds=wait)
 
     def _end_what_hangs(self, now: float) -> None:
         here = present(self._data_dir)
@@ -271,6 +270,11 @@ class Supervisor:
             return "; what it said stands above"
         lines = path.read_text(errors="replace").splitlines()[-4:]
         return f"; the end of {path}:\n" + "\n".join(lines)
+
+
+def _how(code: int) -> str:
+    """What a process's exit status says about its end."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
 
 
 @contextmanager

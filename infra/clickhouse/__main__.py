@@ -4,6 +4,7 @@ Logs go to standard error. Standard output gets one line, `ready HOST PORT`, onc
 """
 
 import argparse
+import faulthandler
 import signal
 import sys
 import threading
@@ -35,6 +36,7 @@ def main() -> int:
         help="ask the read-only login for the password in this file (made if absent)",
     )
     given = parser.parse_args()
+    faulthandler.enable()  # a crash of the engine says where it was
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -49,8 +49,17 @@ KEEP: Final = (
 )
 _OF_A_FILE: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 
-# What the engine and the C library look up by name, and nothing that tells about this process or others.
+AUXILIARY_VECTOR: Final = Path("/proc/self/auxv")
+"""What the kernel told the process at its start: page size, processor features, where the vDSO lies.
+
+The engine reads it when it is loaded. Kept from it, it takes what lies behind the environment for it, which is true
+only until somebody sets a variable; then it reads whatever the heap holds there, and some starts crash (chDB 4.4:
+SIGSEGV as it looks for the vDSO). It holds a few addresses of this process; the rest is known anyway.
+"""
+
+# What the engine and the C library look up by name, and nothing else that tells about this process or others.
 SYSTEM_PATHS: Final = (
+    str(AUXILIARY_VECTOR),
     "/lib",
     "/lib64",
     "/usr/lib",

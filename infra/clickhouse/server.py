@@ -9,6 +9,7 @@ import socket
 import sysconfig
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from aiohttp import web
 
 from infra.clickhouse.access import Keys, writer_password
 from infra.clickhouse.analyst import Policy, rules
-from infra.clickhouse.confine import OPEN, SYSTEM_PATHS, Confinement, confine
+from infra.clickhouse.confine import AUXILIARY_VECTOR, OPEN, SYSTEM_PATHS, Confinement, confine
 from infra.clickhouse.engine import Engine
 from infra.clickhouse.folder import Folder, StartError, held, told
 from infra.clickhouse.front import Front
@@ -133,9 +134,11 @@ def _serve(
     ready: Callable[[int], None],
 ) -> None:
     settings, folder = prepared.settings, prepared.folder
-    confinement = _confine(settings, folder)
-    os.environ["TMPDIR"] = str(folder.temporary)  # chDB makes a folder there when it is imported
-    engine = Engine(folder)
+    # open until the engine has read it: the kernel makes files of /proc anew at will, and a new one is walled off
+    with AUXILIARY_VECTOR.open("rb") if AUXILIARY_VECTOR.exists() else nullcontext():
+        confinement = _confine(settings, folder)
+        os.environ["TMPDIR"] = str(folder.temporary)  # chDB makes a folder there when it is imported
+        engine = Engine(folder)
     try:
         with engine.handle() as handle:
             policy = Policy.of(prepared.analyst_rules, handle)

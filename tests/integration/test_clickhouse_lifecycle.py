@@ -228,6 +228,36 @@ def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
             child.wait(30)
 
 
+# The C library keeps the kernel's auxiliary vector behind the environment, until somebody sets a variable: then the
+# environment moves to the heap, and anything may lie there. Here it is 33 (AT_SYSINFO_EHDR) with an address of nothing.
+_MOVED_ENVIRONMENT = """
+import ctypes, sys
+environ = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "environ")
+entries = ctypes.cast(environ, ctypes.POINTER(ctypes.c_void_p))
+count = next(at for at in range(10_000) if not entries[at])
+moved = (ctypes.c_void_p * (count + 7))(*entries[:count], None, 33, 0x1234567890ABCDEF, 0, 0)
+environ.value = ctypes.addressof(moved)
+from infra.clickhouse.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_it_starts_whatever_lies_behind_its_environment(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _MOVED_ENVIRONMENT, "--data-dir", str(tmp_path / "data"), "--port", "0"]
+    known = os.environ | {"TMPDIR": str(tmp_path)}  # the one variable that a start sets: it is replaced in its place
+    with subprocess.Popen(
+        command, cwd=ROOT, env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stderr is not None
+            assert server.stdout.readline().startswith("ready "), server.stderr.read()
+        finally:
+            server.terminate()
+        server.communicate()
+    assert server.returncode == 0
+
+
 def test_all_threads_that_serve_are_confined(tmp_path: Path) -> None:
     with launched(tmp_path) as server, _connected(server) as client:
         if not json.loads(urlopen(f"http://{server.host}:{server.port}/status").read())["filtered"]:
