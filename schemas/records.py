@@ -388,6 +388,14 @@ class Fault(Record, frozen=True, kw_only=True):
     count: int
     evidence: list[Evidence]
     observed_ms: int
+    action_rule: str = ""
+    recurrence: int = 0
+    flapping: bool = False
+    job: str | None = None
+    maintenance: str | None = None
+    acknowledged_by: str | None = None
+    acknowledged_ms: int | None = None
+    snoozed_until_ms: int | None = None
 
 
 class Member(Record, frozen=True, kw_only=True):
@@ -399,6 +407,16 @@ class Member(Record, frozen=True, kw_only=True):
     code: int | None = None
     role: str
     because: str
+
+
+class Alternative(Record, frozen=True, kw_only=True):
+    """Another explanation of an incident's faults, and what would decide."""
+
+    component: str
+    fault_class: str
+    score: float
+    because: str
+    tell_apart: str
 
 
 class Incident(Record, frozen=True, kw_only=True):
@@ -429,6 +447,42 @@ class Incident(Record, frozen=True, kw_only=True):
     cleared_ms: int | None = None
     observed_ms: int
     decided_ms: int
+    alternatives: list[Alternative] = []
+    chance: float | None = None
+    jobs: list[str] = []
+    merged_into: str | None = None
+    split_from: str | None = None
+    acknowledged_by: str | None = None
+
+
+class Reason(Record, frozen=True, kw_only=True):
+    """One thing that speaks on a component's health."""
+
+    effect: str
+    component: str
+    fault_class: str
+    severity: str
+    fault_id: str | None = None
+    rule: str
+    text: str
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """A component's health as it stands, and why, at one revision."""
+
+    component: str
+    component_kind: str
+    revision: int
+    site: str
+    rack: str
+    node: str | None = None
+    gpu: str | None = None
+    health: str
+    rentable: bool
+    action: str = "none"
+    reasons: list[Reason]
+    since_ms: int
+    decided_ms: int
 
 
 class DeadLetter(Record, frozen=True, kw_only=True):
@@ -457,6 +511,7 @@ RECORDS: dict[str, type[Record]] = {
         Anomaly,
         Fault,
         Incident,
+        Verdict,
         DeadLetter,
     )
 }

@@ -18,6 +18,7 @@ INVENTORY = "fleet.inventory"
 ANOMALIES = "fleet.anomalies"
 FAULTS = "fleet.faults"
 INCIDENTS = "fleet.incidents"
+VERDICTS = "fleet.verdicts"
 DEAD_LETTERS = "dead.letters"
 STREAMS_STATE = "streams.state"
 

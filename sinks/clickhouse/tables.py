@@ -44,6 +44,7 @@ ROUTES: tuple[Route, ...] = (
     _route(topics.ANOMALIES, Once.KEY),
     _route(topics.FAULTS, Once.KEY),
     _route(topics.INCIDENTS, Once.KEY),
+    _route(topics.VERDICTS, Once.KEY),
     _route(topics.DEAD_LETTERS, Once.KEY),
 )
 """Every topic of `topics.toml` that holds records (a test says so)."""
