@@ -47,6 +47,7 @@ class Codes:
 
 NODES = Codes()
 GPUS = Codes()
+BOOTS = Codes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Alike:
     places: list[Place]
     """(R,)"""
     node_code: NDArray[np.uint32]
+    """(R,)"""
+    boot_code: NDArray[np.uint32]
     """(R,)"""
     serials: list[tuple[str, ...]]
     """(R,) the GPUs of each."""
@@ -224,7 +227,7 @@ class _Shape:
     ) -> Alike:
         """What was read of those that fit."""
         everyone = bool(fits.all())
-        places, node_code = names.nodes()
+        places, node_code, boot_code = names.nodes()
         serials, gpu_code = names.gpus()
         return Alike(
             rows=rows,
@@ -233,6 +236,7 @@ class _Shape:
             masks={name: values if everyone else values[fits] for name, values in self._masks.items()},
             places=places,
             node_code=node_code,
+            boot_code=boot_code,
             serials=serials,
             gpu_code=gpu_code,
         )
@@ -291,7 +295,7 @@ def _stretches(arrays: Sequence[tuple[str, str]]) -> Iterator[tuple[bool, list[s
 
 
 # 300 bytes for each node and boot and 800 for each set of GPUs, for the life of the process: 16 MB at 100,000 GPUs.
-_who: dict[bytes, tuple[Place, int]] = {}
+_who: dict[bytes, tuple[Place, int, int]] = {}
 _sets: dict[bytes, tuple[tuple[str, ...], NDArray[np.uint32]]] = {}
 
 
@@ -310,8 +314,8 @@ class _Names:
         gpus = [blob[a:b] for a, b in zip(gpus_begin.tolist(), gpus_end.tolist(), strict=True)]
         for spelt in set(who) - _who.keys():
             if names := _strings(spelt, len(_WHO)):
-                site, rack, node, _ = names
-                _who[spelt] = ((site, rack, node), int(NODES.of([node])[0]))
+                site, rack, node, boot = names
+                _who[spelt] = ((site, rack, node), int(NODES.of([node])[0]), int(BOOTS.of([boot])[0]))
         for spelt in set(gpus) - _sets.keys():
             if names := _strings(spelt[1:], spelt[0] // 2):
                 _sets[spelt] = (tuple(names), GPUS.of(names))
@@ -324,10 +328,11 @@ class _Names:
         )
         """(R,) whether all names of a body are text."""
 
-    def nodes(self) -> tuple[list[Place], NDArray[np.uint32]]:
-        """Place and number of each readable body's node."""
+    def nodes(self) -> tuple[list[Place], NDArray[np.uint32], NDArray[np.uint32]]:
+        """Place, number and number of the boot of each readable body's node."""
         known = [node for node, readable in zip(self._nodes, self.readable, strict=True) if node and readable]
-        return [place for place, _ in known], np.fromiter((code for _, code in known), np.uint32, len(known))
+        codes = np.array([(node, boot) for _, node, boot in known], np.uint32).reshape(-1, 2)
+        return [place for place, _, _ in known], codes[:, 0], codes[:, 1]
 
     def gpus(self) -> tuple[list[tuple[str, ...]], NDArray[np.uint32]]:
         """Serials and numbers of each readable body's GPUs."""

@@ -16,11 +16,14 @@ import structlog
 
 from schemas.catalog import ACTIONS, SEVERITIES, Catalog
 from schemas.catalog.causes import Causes
+from schemas.catalog.metrics import WatchList
 from schemas.codec import CodecError, SingleObjectCodec
 from schemas.records import Anomaly, DeadLetter, Fault, HardwareEvent, Incident, Record
 from schemas.topics import ANOMALIES, EVENTS, FAULTS
 from streams.correlate import Correlator
-from streams.detect import SampleProcessor
+from streams.detect import CounterProcessor, Processor, SampleProcessor
+from streams.detectors.counter_rate import Kept
+from streams.detectors.limits import Inventory
 from streams.faults import FaultBook
 from streams.roster import NEVER_MS
 from streams.samples import Message, Rejected
@@ -33,6 +36,8 @@ Memory = dict[str, bytes | None]
 
 _REDO_MS = 60_000
 """An anomaly that is over is remembered for so long: far longer than a handled run waits for its commit."""
+_LONGEST_REBUILD_MS = 3_600_000
+"""Of counters, no more of the log than that is read back, however long ago something was kept."""
 _LETTER_BYTES = 500_000
 """A dead letter holds so much of a value: with its envelope it must fit in a Kafka record of the usual limit."""
 _STATES: Mapping[type[Record], tuple[str, ...]] = {
@@ -99,15 +104,16 @@ class Standing(msgspec.Struct):
         return self.raised_at <= offset and (self.cleared_at is None or self.cleared_at > offset)
 
 
-class SamplePartition:
-    """One partition of `gpu.samples`: windows, detectors, and the anomalies that stand.
+class _Partition:
+    """One partition of readings: windows, detectors, and the anomalies that stand.
 
     `rebuild` what was handled before, then `resume`; from there on `run` and `advance`.
     """
 
-    def __init__(
-        self, settings: StreamsSettings, codec: SingleObjectCodec, memory: Mapping[str, bytes], end: int
-    ) -> None:
+    _kind: str
+    """What its standing anomalies are kept under."""
+
+    def __init__(self, settings: StreamsSettings, processor: Processor, memory: Mapping[str, bytes], end: int) -> None:
         """`end` is the offset behind the last message. A memory beyond it is of a topic that was there before."""
         self._settings = settings
         self._standing: dict[str, Standing] = {}
@@ -118,8 +124,8 @@ class SamplePartition:
             kept.cleared_at = 0 if (kept.cleared_at or 0) > end else kept.cleared_at
             self._standing[key] = kept
 
-        _recall(memory, "standing", take_back)
-        self._processor = SampleProcessor(settings, codec)
+        _recall(memory, self._kind, take_back)
+        self._processor = processor
         self.next_offset = 0
         self._clock = QuietClock(settings.idle_ms)
 
@@ -166,7 +172,7 @@ class SamplePartition:
         for kept in [kept for kept in self._standing.values() if kept.cleared_at is not None]:
             if now_ms - kept.cleared_ms > _REDO_MS:
                 del self._standing[kept.anomaly.anomaly_id]
-                changed[f"standing|{kept.anomaly.anomaly_id}"] = None
+                changed[f"{self._kind}|{kept.anomaly.anomaly_id}"] = None
         for anomaly in anomalies:
             if anomaly.state == "raised":
                 kept = Standing(anomaly, self.next_offset)
@@ -176,8 +182,95 @@ class SamplePartition:
             else:
                 continue
             self._standing[anomaly.anomaly_id] = kept
-            changed[f"standing|{anomaly.anomaly_id}"] = msgspec.msgpack.encode(kept)
+            changed[f"{self._kind}|{anomaly.anomaly_id}"] = msgspec.msgpack.encode(kept)
         return changed
+
+
+class SamplePartition(_Partition):
+    """One partition of `gpu.samples`."""
+
+    _kind = "standing"
+
+    def __init__(
+        self,
+        settings: StreamsSettings,
+        codec: SingleObjectCodec,
+        memory: Mapping[str, bytes],
+        end: int,
+        watched: WatchList | None = None,
+        inventory: Inventory | None = None,
+    ) -> None:
+        """`end` is the offset behind the last message. A memory beyond it is of a topic that was there before."""
+        super().__init__(settings, SampleProcessor(settings, codec, watched, inventory), memory, end)
+
+    def rebuild_from_ms(self, at_ms: int) -> int:
+        """From when on the log has to be read back for windows to be full at `at_ms`."""
+        return at_ms - self._settings.rebuild_ms
+
+
+class Counted(msgspec.Struct):
+    """What one span had counted, with the place in the log."""
+
+    offset: int
+    """The offset behind the last message that was taken in."""
+    kept: Kept
+
+
+class CounterPartition(_Partition):
+    """One partition of `gpu.counters`, which keeps what its spans have counted every few minutes.
+
+    Two such states are kept in turn. A run that is done again after a kill begins before the newer one; the older one
+    is far enough back, since a run is committed within seconds.
+    """
+
+    _kind = "standing_count"
+    _KEEP_EVERY_MS = 300_000
+
+    def __init__(
+        self,
+        settings: StreamsSettings,
+        codec: SingleObjectCodec,
+        memory: Mapping[str, bytes],
+        first: int,
+        end: int,
+        watched: WatchList | None = None,
+        inventory: Inventory | None = None,
+    ) -> None:
+        """`first` is the offset at which to go on; what was kept later than that is left out. `end` as in
+        `SamplePartition`.
+        """
+        self._counts = CounterProcessor(settings, codec, watched, inventory)
+        super().__init__(settings, self._counts, memory, end)
+        newest: dict[str, tuple[int, Kept]] = {}
+
+        def take_back(key: str, state: bytes) -> None:
+            counted = msgspec.msgpack.decode(zlib.decompress(state), type=Counted)
+            rule = key.partition("|")[2]
+            if counted.offset <= first and counted.offset > newest.get(rule, (-1, None))[0]:
+                newest[rule] = counted.offset, counted.kept
+
+        _recall(memory, "counted", take_back)
+        self._counts.recall({rule: kept for rule, (_, kept) in newest.items()})
+        self._counted_ms = max((kept.through_ms for _, kept in newest.values()), default=NEVER_MS)
+
+    def rebuild_from_ms(self, at_ms: int) -> int:
+        """From when on the log has to be read back: what was not counted yet, and some to know where counters stand."""
+        settings = self._settings
+        counted_ms = min(self._counted_ms, at_ms)
+        # a message may come so long before its tick, and each node's last reading before that is needed, too
+        return max(counted_ms, at_ms - _LONGEST_REBUILD_MS) - settings.future_ms - settings.rebuild_ms
+
+    def run(self, messages: Sequence[Message], now_ms: int) -> Outcome:
+        """Take a run in."""
+        outcome = super().run(messages, now_ms)
+        closed_ms = self._counts.closed_ms
+        if closed_ms // self._KEEP_EVERY_MS > self._counted_ms // self._KEEP_EVERY_MS:
+            slot = closed_ms // self._KEEP_EVERY_MS % 2
+            self._counted_ms = closed_ms
+            for rule, kept in self._counts.keep().items():
+                state = msgspec.msgpack.encode(Counted(self.next_offset, kept))
+                outcome.memory[f"counted|{slot}|{rule}"] = zlib.compress(state, 1)
+        return outcome
 
 
 class FaultPartition:
@@ -321,10 +414,6 @@ def _recall(memory: Mapping[str, bytes], kind: str, take_back: Callable[[str, by
 
 def _kept(kind: str, changes: Mapping[str, bytes | None]) -> Memory:
     return {f"{kind}|{key}": state for key, state in changes.items()}
-
-
-def _standing(anomalies: Iterable[Anomaly]) -> Memory:
-    return {f"standing|{a.anomaly_id}": msgspec.msgpack.encode(a) if a.state == "raised" else None for a in anomalies}
 
 
 def _applied(memory: Mapping[str, bytes], ends: Mapping[str, int], *topics: str) -> dict[str, int]:

@@ -15,7 +15,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from schemas.codec import CodecError, SingleObjectCodec
 from schemas.records import InventoryRecord
-from schemas.topics import INVENTORY, SAMPLES, STREAMS_STATE
+from schemas.topics import INVENTORY, STREAMS_STATE
 
 _WAIT_S = 10.0
 _POLL_S = 0.05
@@ -119,12 +119,12 @@ class Reader:
                     newest.pop(key, None)
         return newest
 
-    def samples_before(self, partition: int, offset: int, since_ms: int) -> Iterator[Sequence[Record]]:
-        """The samples of a partition that reached Kafka from `since_ms` on, up to below `offset`."""
-        found = self._consumer.offsets_for_times([TopicPartition(SAMPLES, partition, since_ms)], timeout=_WAIT_S)
+    def before(self, topic: str, partition: int, offset: int, since_ms: int) -> Iterator[Sequence[Record]]:
+        """What of a partition reached Kafka from `since_ms` on, up to below `offset`."""
+        found = self._consumer.offsets_for_times([TopicPartition(topic, partition, since_ms)], timeout=_WAIT_S)
         first = found[0].offset
         if 0 <= first < offset:
-            yield from self.between(SAMPLES, partition, first, offset)
+            yield from self.between(topic, partition, first, offset)
 
 
 class Learnt(NamedTuple):

@@ -30,7 +30,9 @@ class Roster:
     that something was here and is no longer is what silence is judged by.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        """`shared`: several sources report for one node, each with a period of its own; the longest counts."""
+        self._shared = shared
         self.gpus: list[str] = []
         """(G,) serials."""
         self.gpu_node: NDArray[np.int32] = np.empty(0, np.int32)
@@ -54,7 +56,11 @@ class Roster:
         return bool(
             (nodes != _NOBODY).all()
             and (gpus != _NOBODY).all()
-            and (self.node_interval_ms[nodes] == columns.interval_ms).all()
+            and (
+                self.node_interval_ms[nodes] >= columns.interval_ms
+                if self._shared
+                else self.node_interval_ms[nodes] == columns.interval_ms
+            ).all()
             and (self.gpu_node[gpus] == np.repeat(nodes, columns.gpu_count)).all()
         )
 
@@ -77,8 +83,12 @@ class Roster:
                     self._node_of_code[code] = len(self.nodes)
                     self.nodes.append(Place(*columns.places[int(row)]))
             nodes = self._node_of_code[columns.node_code]
-            self.node_interval_ms = np.resize(self.node_interval_ms, len(self.nodes))
-        self.node_interval_ms[nodes] = columns.interval_ms
+            met = len(self.node_interval_ms)
+            self.node_interval_ms = np.pad(self.node_interval_ms, (0, len(self.nodes) - met))
+        if self._shared:
+            np.maximum.at(self.node_interval_ms, nodes, columns.interval_ms)
+        else:
+            self.node_interval_ms[nodes] = columns.interval_ms
         return nodes
 
     def _gpus(self, columns: SampleColumns, nodes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -1,17 +1,17 @@
-"""A run of `gpu.samples` messages as columns: decoded together, never row by row.
+"""A run of `gpu.samples` or `gpu.counters` messages as columns: decoded together, never row by row.
 
-Messages that are laid out alike, which is nearly all of them, are cut up by `layouts.py`; the rest goes through Polars,
-as one Avro block.
+Samples that are laid out alike, which is nearly all of them, are cut up by `layouts.py`; the rest, and all counters, go
+through Polars as one Avro block, of which it gives only the columns that are asked for.
 
-Metrics lie in one array of shape (metrics, readings), float32; a *reading* is one GPU in one message. What cannot be
-used is handed back beside it with the reason, and its neighbours are unharmed.
+Metrics lie in one array of shape (metrics, readings); a *reading* is one GPU in one message. What cannot be used is
+handed back beside it with the reason, and its neighbours are unharmed.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -21,15 +21,15 @@ from fastavro import schemaless_writer
 from numpy.typing import NDArray
 
 from schemas import container, registry
-from schemas.catalog.metrics import metrics
 from schemas.codec import HEADER_BYTES, MARKER, CodecError, Framed, SingleObjectCodec
 from schemas.registry import Schema
-from streams.layouts import GPUS, NODES, Alike, Place, alike
+from streams.layouts import BOOTS, GPUS, NODES, Alike, Place, alike
+from streams.tables import SAMPLE_TABLE, SOURCES, UNKNOWN_BITS, Table
 
-METRICS: tuple[str, ...] = tuple(name for name, metric in metrics().items() if metric.kind != "bits")
-"""The rows of `SampleColumns.values`."""
-THROTTLE = "throttle_reasons"
-UNKNOWN_BITS = -1
+_ENVELOPE = ("site", "rack", "node", "boot_id", "sequence", "tick_ms", "interval_ms", "source", "gpus", "gpu_index")
+"""What is decoded of every record beside its metrics, where it has it."""
+_UNHEARD_OF = len(SOURCES)
+"""The rank of a source that nobody has heard of."""
 _SENTINEL = "\x00end of block"
 
 
@@ -79,20 +79,28 @@ class SampleColumns:
     """(R,) when each message reached Kafka, by the broker's clock."""
     interval_ms: NDArray[np.int32]
     """(R,) the node's own period."""
+    usable: NDArray[np.bool_]
+    """(R,) False where the time cannot be true: that its node is heard is all that the message says."""
+    boot_code: NDArray[np.uint32]
+    """(R,) small integers for boot ids."""
+    sequence: NDArray[np.int64]
+    """(R,) what each message is called in the order in which its producer made them since the boot."""
+    source_rank: NDArray[np.int8]
+    """(R,) whose word it is, by its place in `SOURCES`; 0 where a table has but one."""
     node_code: NDArray[np.uint32]
     """(R,) small integers for node names."""
     gpu_count: NDArray[np.int64]
     """(R,) readings of each message, 0 or more."""
-    gpu_code: NDArray[np.uint32]
-    """(N,) small integers for GPU serials."""
-    values: NDArray[np.float32]
-    """(M, N) the metrics in the order of `METRICS`; NaN was not read."""
-    throttle: NDArray[np.int64]
-    """(N,) bit mask; -1 is unknown."""
     places: Sequence[Place]
     """(R,) site, rack and node of each message."""
     serials: Sequence[Sequence[str]]
     """(R,) the GPUs of each message."""
+    gpu_code: NDArray[np.uint32]
+    """(N,) small integers for GPU serials."""
+    throttle: NDArray[np.int64]
+    """(N,) bit mask; -1 is unknown."""
+    values: NDArray[Any]
+    """(M, N) the metrics in the order of the table, in its precision; NaN was not read."""
 
     def part(self, first: int, end: int) -> SampleColumns:
         """Messages `first` to below `end` with their readings; nothing is copied."""
@@ -109,38 +117,44 @@ class SampleColumns:
 
     def _cut(self, rows: Any, readings: Any, numbers: Iterable[int]) -> SampleColumns:
         numbers = list(numbers)
-        return SampleColumns(
-            tick_ms=self.tick_ms[rows],
-            arrived_ms=self.arrived_ms[rows],
-            interval_ms=self.interval_ms[rows],
-            node_code=self.node_code[rows],
-            gpu_count=self.gpu_count[rows],
-            gpu_code=self.gpu_code[readings],
-            values=self.values[:, readings],
-            throttle=self.throttle[readings],
-            places=[self.places[row] for row in numbers],
-            serials=[self.serials[row] for row in numbers],
-        )
+        cut: dict[str, Any] = {name: getattr(self, name)[rows] for name in _OF_MESSAGES}
+        cut |= {name: [getattr(self, name)[row] for row in numbers] for name in _NAMES}
+        cut |= {name: getattr(self, name)[..., readings] for name in _OF_READINGS}
+        return SampleColumns(**cut)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampleColumns]) -> SampleColumns:
+        """Parts one behind the other."""
+        all_: dict[str, Any] = {name: [one for part in parts for one in getattr(part, name)] for name in _NAMES}
+        for name in (*_OF_MESSAGES, *_OF_READINGS):
+            all_[name] = np.concatenate([getattr(part, name) for part in parts], axis=-1)
+        return cls(**all_)
+
+
+_NAMES, _OF_READINGS = ("places", "serials"), ("gpu_code", "throttle", "values")
+_OF_MESSAGES = tuple(one.name for one in fields(SampleColumns) if one.name not in {*_NAMES, *_OF_READINGS})
 
 
 class Decoded(NamedTuple):
     """What came of a run."""
 
     columns: SampleColumns | None
-    """None where nothing can be used."""
+    """None where nothing can be used, or heard."""
     rejected: list[Rejected]
+    """Those whose times cannot be true are in the columns, too: `SampleColumns.usable`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleDecoder:
     """Runs of messages to columns. Holds no state between runs.
 
-    `future_ms`: a tick so far after the message's own Kafka timestamp is rejected: its node's clock is wrong, and it
-    would drag the watermark along.
+    `future_ms`: a tick so far after the message's own Kafka timestamp is rejected: its node's clock is wrong, and its
+    readings would have to wait for their time.
     """
 
     codec: SingleObjectCodec
     future_ms: int
+    table: Table = SAMPLE_TABLE
 
     def __call__(self, messages: Sequence[Message]) -> Decoded:
         """Decode one run. Never raises for what the bytes hold."""
@@ -153,22 +167,21 @@ class SampleDecoder:
             found, left = alike(schema, bodies)
             for one in found:
                 rows = places[one.rows]
-                parts.append((rows, _of_alike(one, arrived_ms[rows])))
+                parts.append((rows, _of_alike(self.table, one, arrived_ms[rows])))
             if len(left):
                 kept, frame = self._decodable(schema, [(int(places[row]), bodies[row]) for row in left], bad)
                 if frame is not None:
                     rows = np.array(kept, np.int64)
-                    parts.append((rows, _of_frame(frame, arrived_ms[rows])))
+                    parts.append((rows, _of_frame(self.table, frame, arrived_ms[rows])))
         rows, columns = _in_log_order(parts)
         if columns is not None and (untrue := self._implausible(columns)):
             bad.update({int(rows[row]): why for row, why in untrue.items()})
-            keep = np.setdiff1d(np.arange(len(rows)), list(untrue))
-            columns = columns.at(keep) if len(keep) else None
+            columns.usable[list(untrue)] = False
         return Decoded(columns, [Rejected(messages[number], *why) for number, why in sorted(bad.items())])
 
     def _by_schema(self, messages: Sequence[Message], bad: dict[int, tuple[str, str]]) -> dict[Schema, list[int]]:
         """Message numbers by writer schema; the common case, one schema, costs one comparison a message."""
-        current = registry.current("GpuSample")
+        current = registry.current(self.table.name)
         head = MARKER + current.fingerprint
         groups: dict[Schema, list[int]] = {current: []}
         usual = groups[current].append
@@ -177,7 +190,7 @@ class SampleDecoder:
                 usual(number)
                 continue
             try:
-                schema = self.codec.split(message.value, "GpuSample").schema
+                schema = self.codec.split(message.value, self.table.name).schema
             except CodecError as error:
                 bad[number] = (error.reason, str(error))
             else:
@@ -192,7 +205,7 @@ class SampleDecoder:
         A block that does not decode is halved until the bad bodies stand alone: one of them costs its neighbours
         little, however often it is sent.
         """
-        frame = _read_block(schema, [body for _, body in group])
+        frame = _read_block(schema, [body for _, body in group], _wanted(self.table, schema))
         if frame is None:
             if len(group) == 1:
                 problem = self._problem(schema, group[0][1])
@@ -203,8 +216,8 @@ class SampleDecoder:
             frames = [part for _, part in sound if part is not None]
             return [number for part, _ in sound for number in part], pl.concat(frames) if frames else None
         numbers = np.array([number for number, _ in group])
-        frame = frame if schema.current else _as_current(frame)
-        misfits = _misfits(frame)
+        frame = frame if schema.current else _as_current(self.table, frame)
+        misfits = _misfits(self.table, frame)
         bad.update({int(numbers[row]): why for row, why in misfits.items()})
         fits = ~np.isin(np.arange(len(numbers)), list(misfits))
         return numbers[fits].tolist(), frame.filter(pl.Series(fits)) if fits.any() else None
@@ -212,10 +225,10 @@ class SampleDecoder:
     def _problem(self, schema: Schema, body: bytes) -> CodecError:
         """What is wrong with a body that does not decode in a block of its own."""
         try:
-            self.codec.decode_body(Framed(schema, body), "GpuSample")
+            self.codec.decode_body(Framed(schema, body), self.table.name)
         except CodecError as error:
             return error
-        return CodecError("not_avro", "the GpuSample does not decode in a block")
+        return CodecError("not_avro", f"the {self.table.name} does not decode in a block")
 
     def _implausible(self, columns: SampleColumns) -> dict[int, tuple[str, str]]:
         """Row numbers of records that decode but cannot be true, each with its reason and a sentence."""
@@ -230,10 +243,17 @@ class SampleDecoder:
         return bad
 
 
-def _misfits(frame: pl.DataFrame) -> dict[int, tuple[str, str]]:
+@cache
+def _wanted(table: Table, schema: Schema) -> tuple[str, ...]:
+    """The columns of a writer's schema that are decoded, in its order."""
+    wanted = {*_ENVELOPE, *table.metrics, table.bits}
+    return tuple(field["name"] for field in schema.canonical["fields"] if field["name"] in wanted)
+
+
+def _misfits(table: Table, frame: pl.DataFrame) -> dict[int, tuple[str, str]]:
     """Row numbers of records whose arrays do not have one entry per GPU, each with its reason and a sentence."""
     counts = pl.col("gpus").list.len()
-    arrays = [name for name in (*METRICS, THROTTLE, "gpu_index") if name in frame.columns]
+    arrays = [name for name in (*table.metrics, table.bits, "gpu_index") if name in frame.columns]
     fits = pl.all_horizontal((pl.col(name).list.len() == counts) | (pl.col(name).list.len() == 0) for name in arrays)
     bad = {}
     for row in np.flatnonzero(~frame.select(fits).to_series().to_numpy()):
@@ -264,31 +284,33 @@ def _empty(kind: Any) -> Any:
 
 
 @cache
-def _current_columns() -> pl.DataFrame:
+def _current_columns(table: Table) -> pl.DataFrame:
     """No record, in the columns of today's schema."""
-    frame = _read_block(registry.current("GpuSample"), [])
+    schema = registry.current(table.name)
+    frame = _read_block(schema, [], _wanted(table, schema))
     assert frame is not None  # noqa: S101 - our own sentinel in our own schema
     return frame
 
 
-def _as_current(frame: pl.DataFrame) -> pl.DataFrame:
+def _as_current(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """Records of an earlier writer in today's columns: what it did not know takes its default."""
-    defaults = {field["name"]: field.get("default") for field in registry.current("GpuSample").parsed["fields"]}
+    defaults = {field["name"]: field.get("default") for field in registry.current(table.name).parsed["fields"]}
     columns = [
         pl.col(name).cast(kind) if name in frame.columns else pl.lit(defaults[name], kind).alias(name)
-        for name, kind in _current_columns().schema.items()
+        for name, kind in _current_columns(table).schema.items()
     ]
     return frame.select(columns)
 
 
-def _read_block(schema: Schema, bodies: Sequence[bytes]) -> pl.DataFrame | None:
+def _read_block(schema: Schema, bodies: Sequence[bytes], columns: Sequence[str]) -> pl.DataFrame | None:
     """The records of a block of bodies, or None where one of them does not decode or does not end where its bytes do.
 
     Left-over or missing bytes in one body shift all that follow, which often still decodes. The sentinel behind the
     last body is then not found in its place, so that the verdict does not depend on where a run is cut.
     """
     try:
-        frame = pl.read_avro(io.BytesIO(container.frame(schema, [*bodies, _sentinel(schema)])))
+        block = io.BytesIO(container.frame(schema, [*bodies, _sentinel(schema)]))
+        frame = pl.read_avro(block, columns=list(columns))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError, MemoryError):
         return None
     if len(frame) != len(bodies) + 1 or frame["site"][-1] != _SENTINEL or frame["sequence"][-1] != -1:
@@ -304,36 +326,27 @@ def _in_log_order(
         return np.empty(0, np.int64), None
     if len(parts) == 1:
         return parts[0]
-    every = [columns for _, columns in parts]
     numbers = np.concatenate([rows for rows, _ in parts])
-    joined = SampleColumns(
-        tick_ms=np.concatenate([one.tick_ms for one in every]),
-        arrived_ms=np.concatenate([one.arrived_ms for one in every]),
-        interval_ms=np.concatenate([one.interval_ms for one in every]),
-        node_code=np.concatenate([one.node_code for one in every]),
-        gpu_count=np.concatenate([one.gpu_count for one in every]),
-        gpu_code=np.concatenate([one.gpu_code for one in every]),
-        values=np.concatenate([one.values for one in every], axis=1),
-        throttle=np.concatenate([one.throttle for one in every]),
-        places=[place for one in every for place in one.places],
-        serials=[serials for one in every for serials in one.serials],
-    )
     order = np.argsort(numbers)
-    return numbers[order], joined.at(order)
+    return numbers[order], SampleColumns.joined([columns for _, columns in parts]).at(order)
 
 
-def _of_alike(found: Alike, arrived_ms: NDArray[np.int64]) -> SampleColumns:
+def _of_alike(table: Table, found: Alike, arrived_ms: NDArray[np.int64]) -> SampleColumns:
     """Messages of one shape as columns."""
     messages, gpus = found.gpu_code.shape
-    values = np.full((len(METRICS), messages * gpus), np.nan, np.float32)
-    for row, name in enumerate(METRICS):
+    values = np.full((len(table.metrics), messages * gpus), np.nan, table.dtype)
+    for row, name in enumerate(table.metrics):
         if name in found.floats:
             values[row] = found.floats[name].reshape(-1)
-    masks = found.masks.get(THROTTLE)
+    masks = found.masks.get(table.bits or "")
     return SampleColumns(
         tick_ms=found.longs["tick_ms"],
         arrived_ms=arrived_ms,
         interval_ms=found.longs["interval_ms"].astype(np.int32),
+        usable=np.ones(messages, np.bool_),
+        boot_code=found.boot_code,
+        sequence=found.longs["sequence"],
+        source_rank=np.zeros(messages, np.int8),
         node_code=found.node_code,
         gpu_count=np.full(messages, gpus, np.int64),
         gpu_code=found.gpu_code.reshape(-1),
@@ -344,22 +357,26 @@ def _of_alike(found: Alike, arrived_ms: NDArray[np.int64]) -> SampleColumns:
     )
 
 
-def _of_frame(frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColumns:
+def _of_frame(table: Table, frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColumns:
     """A checked frame as columns."""
     counts = frame["gpus"].list.len().to_numpy().astype(np.int64)
     total = int(counts.sum())
     # explode gives a null for an empty list, so messages without GPUs are left out of the arrays
     full = frame if total and counts.all() else frame.filter(pl.Series(counts > 0))
-    values = np.full((len(METRICS), total), np.nan, np.float32)
-    for row, name in enumerate(METRICS):
-        flat = _flatten(full, name, total)
+    values = np.full((len(table.metrics), total), np.nan, table.dtype)
+    for row, name in enumerate(table.metrics):
+        flat = _flatten(full, name, total, unknown=float("nan"))
         if flat is not None:
             values[row] = flat
-    throttle = _flatten(full, THROTTLE, total)
+    throttle = _flatten(full, table.bits, total, unknown=UNKNOWN_BITS) if table.bits else None
     return SampleColumns(
         tick_ms=frame["tick_ms"].to_numpy(),
         arrived_ms=arrived_ms,
         interval_ms=frame["interval_ms"].to_numpy(),
+        usable=np.ones(len(frame), np.bool_),
+        boot_code=BOOTS.of(frame["boot_id"].to_list()),
+        sequence=frame["sequence"].to_numpy(),
+        source_rank=_ranks(frame) if table.has_sources else np.zeros(len(frame), np.int8),
         node_code=NODES.of(frame["node"].to_list()),
         gpu_count=counts,
         gpu_code=GPUS.of(full["gpus"].explode().to_list() if total else []),
@@ -370,7 +387,12 @@ def _of_frame(frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) -> SampleColum
     )
 
 
-def _flatten(frame: pl.DataFrame, name: str, total: int) -> NDArray[Any] | None:
+def _ranks(frame: pl.DataFrame) -> NDArray[np.int8]:
+    rank = {source: place for place, source in enumerate(SOURCES)}
+    return np.array([rank.get(source, _UNHEARD_OF) for source in frame["source"].to_list()], np.int8)
+
+
+def _flatten(frame: pl.DataFrame, name: str, total: int, *, unknown: float) -> NDArray[Any] | None:
     """One metric's readings end to end; None where nobody offers it; a node's empty array becomes unknowns."""
     if not total or name not in frame.columns:
         return None
@@ -380,7 +402,6 @@ def _flatten(frame: pl.DataFrame, name: str, total: int) -> NDArray[Any] | None:
         return None
     if offered == total:
         return column.explode().to_numpy()
-    unknown = float("nan") if name != THROTTLE else UNKNOWN_BITS
     unknowns = pl.lit(unknown, cast("pl.List", column.dtype).inner).repeat_by(pl.col("gpus").list.len())
     filled = frame.select(pl.when(pl.col(name).list.len() == 0).then(unknowns).otherwise(pl.col(name)))
     return filled.to_series().explode().to_numpy()

@@ -17,6 +17,12 @@ class StreamsSettings(BaseModel):
     future_ms: int = Field(
         60_000, ge=1000, description="A sample whose time lies so far after its arrival in Kafka is a dead letter."
     )
+    counters_tick_ms: int = Field(
+        15_000, ge=1000, description="The grid of gpu.counters, milliseconds: no source reads them more often."
+    )
+    counters_grace_ms: int = Field(
+        30_000, ge=0, description="How long a tick of counters waits for the last nodes of a rack, event time."
+    )
     rebuild_ms: int = Field(120_000, ge=0, description="How much of the log is read back to rebuild windows.")
     settle_ms: int = Field(1000, ge=0, description="How long an incident gathers faults before it may page.")
     idle_ms: int = Field(
@@ -30,3 +36,6 @@ class StreamsSettings(BaseModel):
     )
     max_run: int = Field(2000, ge=1, description="Records handled as one run; more starves the group's heartbeat.")
     catalog_override: str | None = Field(None, description="An operator's catalogue file, layered over ours.")
+    metrics_override: str | None = Field(
+        None, description="An operator's file of limits and rules, layered over metrics.toml and counters.toml."
+    )

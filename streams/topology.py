@@ -28,6 +28,11 @@ class _Known(NamedTuple):
         """Where it is: an agent that found it knows better than a file."""
         return self.found or self.declared
 
+    @property
+    def sku(self) -> str | None:
+        """What it is: the driver that found it knows its name; a file may know it before."""
+        return next((record.sku for record in self if record is not None and record.sku), None)
+
 
 class Topology:
     """The newest inventory records of every GPU and node, declared and discovered. Costs about 1 KB a GPU and source.
@@ -48,6 +53,8 @@ class Topology:
         """(site, rack) to the nodes in it."""
         self._node_gpus: dict[str, set[str]] = {}
         """Node to the GPUs in it."""
+        self.sku_changes = 0
+        """Grows whenever the SKU of some GPU has become known, or another one."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
@@ -67,6 +74,7 @@ class Topology:
             if self._at_slot.get(slot) == gpu:  # unless another GPU sits there by now
                 del self._at_slot[slot]
         now = known.learn(record)
+        self.sku_changes += known.sku != now.sku
         if now.place is not None:
             self._gpus[gpu] = now
             self._node_gpus.setdefault(now.place.node or "", set()).add(gpu)
@@ -92,6 +100,10 @@ class Topology:
         """The PCI address at which a GPU was last found."""
         known = self._gpus.get(gpu or "", _Known())
         return next((record.pci for record in known if record is not None and record.pci), None)
+
+    def sku_of(self, gpu: str) -> str | None:
+        """The SKU of a GPU; None where the inventory does not tell."""
+        return self._gpus.get(gpu, _Known()).sku
 
     def nvlink_domain(self, gpu: str | None, node: str | None) -> str | None:
         """The NVLink domain of a GPU, else of its node, else the node itself."""

@@ -1,4 +1,4 @@
-"""The Faust app: four agents that read runs, call the cores in `partitions.py`, and write what comes out.
+"""The Faust app: five agents that read runs, call the cores in `partitions.py`, and write what comes out.
 
 The order is fixed and is what makes a kill harmless: read a run, compute, deliver the outputs, deliver the memory, then
 let the run be acknowledged. Whatever is lost in between is done again from the memory, and gives the same records.
@@ -22,12 +22,13 @@ from yarl import URL
 
 from schemas.catalog import load
 from schemas.catalog.causes import causes
+from schemas.catalog.metrics import watch_list
 from schemas.codec import SingleObjectCodec
-from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, SAMPLES, STREAMS_STATE
+from schemas.topics import ANOMALIES, COUNTERS, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, SAMPLES, STREAMS_STATE
 from streams import metrics
 from streams.delivery import LARGEST_BYTES, Delivery, persistently
 from streams.inventory import InventoryWatch
-from streams.partitions import FaultPartition, IncidentPartition, Outcome, SamplePartition
+from streams.partitions import CounterPartition, FaultPartition, IncidentPartition, Outcome, SamplePartition
 from streams.readback import InventoryFeed, Reader
 from streams.samples import Message, Rejected
 from streams.settings import StreamsSettings
@@ -36,7 +37,8 @@ from streams.transport import RunTransport, calm_logs
 
 log = structlog.get_logger()
 
-_INPUTS = (SAMPLES, EVENTS, ANOMALIES, FAULTS)
+_INPUTS = (SAMPLES, COUNTERS, EVENTS, ANOMALIES, FAULTS)
+_READINGS = (SAMPLES, COUNTERS)
 _TIMER_S = 0.1
 _IDLE_LOOK_S = 1.0
 _FETCH_BYTES = 1024 * 1024
@@ -55,12 +57,15 @@ class Worker:
         self._codec = SingleObjectCodec()
         override = Path(settings.catalog_override) if settings.catalog_override else None
         self._catalog = load(override)
+        limits = Path(settings.metrics_override) if settings.metrics_override else None
+        self._watched = watch_list(limits).check(self._catalog.faults)
         self._topology = Topology()
         self._inventory = InventoryFeed(bootstrap, self._codec)
         self._following = asyncio.Lock()
         self._watch = InventoryWatch(self._catalog, settings.two_places_ms)
         self._probe = Reader(bootstrap, settings.app_id)
         self._samples: dict[int, SamplePartition] = {}
+        self._counters: dict[int, CounterPartition] = {}
         self._faults: dict[int, FaultPartition] = {}
         self._incidents: dict[int, IncidentPartition] = {}
         self._assigned: dict[tuple[str, int], int] = {}
@@ -114,6 +119,7 @@ class Worker:
     def _register(self) -> None:
         handlers: dict[str, Callable[[int, Sequence[Message]], Awaitable[Outcome]]] = {
             SAMPLES: self._run_samples,
+            COUNTERS: self._run_counters,
             EVENTS: self._run_evidence,
             ANOMALIES: self._run_evidence,
             FAULTS: self._run_faults,
@@ -170,9 +176,9 @@ class Worker:
         except Exception as error:
             # Faust would acknowledge the run and go on in silence
             metrics.FAILED_RUNS.labels(topic).inc()
-            if topic != SAMPLES:
+            if topic not in _READINGS:
                 self._drop({(topic, partition)})  # half done: what was kept before the run is whole
-            if topic != SAMPLES and len(run) > 1:
+            if topic not in _READINGS and len(run) > 1:
                 log.exception("a run failed; going through it one by one", topic=topic, partition=partition)
                 for message in run:
                     outcome = await self._work(topic, [message], handle)
@@ -191,6 +197,13 @@ class Worker:
             self._samples[partition] = held
         return held.run(run, _now_ms())
 
+    async def _run_counters(self, partition: int, run: Sequence[Message]) -> Outcome:
+        held = self._counters.get(partition)
+        if held is None:
+            held = await asyncio.to_thread(self._rebuild_counters, partition, run[0].offset, run[0].timestamp)
+            self._counters[partition] = held
+        return held.run(run, _now_ms())
+
     async def _run_evidence(self, partition: int, run: Sequence[Message]) -> Outcome:
         return (await self._fault_partition(partition)).run(run, _now_ms())
 
@@ -207,13 +220,27 @@ class Worker:
         with metrics.REBUILD_SECONDS.time():
             reader = Reader(self._bootstrap)
             try:
-                end = reader.end(SAMPLES, partition)
-                held = SamplePartition(self._settings, self._codec, reader.state(partition), end)
-                for messages in reader.samples_before(partition, offset, at_ms - self._settings.rebuild_ms):
+                memory, end = reader.state(partition), reader.end(SAMPLES, partition)
+                held = SamplePartition(self._settings, self._codec, memory, end, self._watched, self._topology)
+                for messages in reader.before(SAMPLES, partition, offset, held.rebuild_from_ms(at_ms)):
                     held.rebuild(messages)
             finally:
                 reader.close()
         held.resume(offset, _now_ms(), newest)
+        return held
+
+    def _rebuild_counters(self, partition: int, offset: int, at_ms: int) -> CounterPartition:
+        """The same for counters, whose spans go on from what was kept of them."""
+        with metrics.REBUILD_SECONDS.time():
+            reader = Reader(self._bootstrap)
+            try:
+                memory, end = reader.state(partition), reader.end(COUNTERS, partition)
+                held = CounterPartition(self._settings, self._codec, memory, offset, end, self._watched, self._topology)
+                for messages in reader.before(COUNTERS, partition, offset, held.rebuild_from_ms(at_ms)):
+                    held.rebuild(messages)
+            finally:
+                reader.close()
+        held.resume(offset, _now_ms())
         return held
 
     async def _fault_partition(self, partition: int) -> FaultPartition:
@@ -346,7 +373,8 @@ class Worker:
 
     async def _on_assigned(self, _: Any, assigned: set[Any], **__: Any) -> None:
         ours = {(tp.topic, tp.partition) for tp in assigned}
-        held = {(SAMPLES, at) for at in self._samples} | {(EVENTS, at) for at in self._faults}
+        held = {(SAMPLES, at) for at in self._samples} | {(COUNTERS, at) for at in self._counters}
+        held |= {(EVENTS, at) for at in self._faults}
         self._drop((held | {(FAULTS, at) for at in self._incidents}) - ours)
         self._assigned = dict.fromkeys(ours, _now_ms())
         self._looked_at.clear()
@@ -360,6 +388,7 @@ class Worker:
     def _drop(self, partitions: set[tuple[str, int]]) -> None:
         held: dict[str, dict[int, Any]] = {
             SAMPLES: self._samples,
+            COUNTERS: self._counters,
             EVENTS: self._faults,
             ANOMALIES: self._faults,
             FAULTS: self._incidents,

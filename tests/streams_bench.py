@@ -9,7 +9,7 @@ import numpy as np
 from schemas.records import Anomaly
 from streams.detectors import Detector
 from streams.roster import Roster
-from streams.samples import METRICS, THROTTLE, UNKNOWN_BITS
+from streams.tables import METRICS, THROTTLE, UNKNOWN_BITS
 from streams.ticks import Tick
 from tests.streams_scenes import START_MS, columns, sample
 

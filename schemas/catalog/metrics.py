@@ -1,165 +1,40 @@
-"""The metric catalogue, `metrics.toml`: units, and the rules by which detectors watch each metric."""
+"""What is measured and how it is watched: `metrics.toml`, `counters.toml` and `sources.toml`, and an operator's file.
+
+An operator's file has the shape of ours, may be partial, and is layered over them: `watch_list(Path("limits.toml"))`.
+A rule that it changes is found by its name, and says so in every finding; a rule of another name is a new one.
+"""
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from schemas.catalog import Action, Severity
+from schemas.catalog import CatalogError
+from schemas.catalog.rules import (
+    AgreementRule,
+    BudgetRule,
+    ClockRule,
+    Finding,
+    GrowthRule,
+    LevelRule,
+    NarrowRule,
+    PeerRule,
+    Rule,
+    TrendRule,
+)
 
+_HERE = Path(__file__).parent
+_FILES = {"metrics": _HERE / "metrics.toml", "counters": _HERE / "counters.toml", "sources": _HERE / "sources.toml"}
 
-class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every rule has: its name, how long its condition must hold, and what a finding is evidence for."""
-
-    name: str
-    for_ms: int
-    clear_for_ms: int
-    fault_class: str
-    severity: Severity
-    action: Action
-    reason: str
-
-
-class Rule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One condition on one metric. Exactly one of `raise_above`, `raise_below`, `raise_bits` is set."""
-
-    detector: Literal["threshold"]
-    raise_above: float | None = None
-    raise_below: float | None = None
-    raise_bits: int | None = None
-    clear_below: float | None = None
-    clear_above: float | None = None
-
-    def __post_init__(self) -> None:
-        """Hold the condition to what a detector can run."""
-        if sum(c is not None for c in (self.raise_above, self.raise_below, self.raise_bits)) != 1:
-            raise ValueError(f"rule {self.name}: set exactly one of raise_above, raise_below, raise_bits")
-        _check_way_back(self)
-
-
-class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which GPUs are comparable at a tick, and what the comparison gives: see `streams/detectors/beside.py`."""
-
-    as_: Literal["difference", "ratio"] = msgspec.field(name="as")
-    """value less the peers' median, in the metric's unit; or divided by it."""
-    busy_percent: float
-    """Only GPUs whose `gpu_utilization_percent` is at least that."""
-    power_share: float | None = None
-    """Only GPUs whose `power_watts` differ from the peers' median by no more than this share of it."""
-    at_no_power: float | None = None
-    """What the metric is at no power, from where it rises with `power_watts`: it is then compared watt by watt, and the
-    peers' median is what they would read at this GPU's power. Need not be exact where powers are alike."""
-    excused_bits: int = 0
-    """Not GPUs with any of these throttle reasons: they explain the deviation, and have rules of their own."""
-    least: int = 4
-    """So many comparable GPUs there must be, the GPU itself among them."""
-    rack: Literal["few_comparable", "small_nodes"] = "few_comparable"
-    """When the rack stands in for the node: where too few of the node are comparable just then; or only where the node
-    has fewer than `least` GPUs at all, so that a GPU is always held against the same ones."""
-
-    def __post_init__(self) -> None:
-        """Hold the numbers to what can be compared."""
-        if self.least < 3:
-            raise ValueError(f"beside: least is {self.least}; of two that differ nobody knows which is odd: 3 or more")
-        if self.power_share is not None and not 0 < self.power_share < 1:
-            raise ValueError(f"beside: power_share is {self.power_share}; it is a share, between 0 and 1")
-
-
-class OneSided(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A limit with a way back. Exactly one of `raise_above` and `raise_below` is set."""
-
-    raise_above: float | None = None
-    raise_below: float | None = None
-    clear_below: float | None = None
-    clear_above: float | None = None
-
-    def __post_init__(self) -> None:
-        """Hold the condition to what a detector can run."""
-        if (self.raise_above is None) == (self.raise_below is None):
-            raise ValueError(f"rule {self.name}: set exactly one of raise_above, raise_below")
-        _check_way_back(self)
-
-    @property
-    def limit(self) -> float:
-        """Where it is raised."""
-        return self.raise_above if self.raise_above is not None else self.raise_below or 0.0
-
-    @property
-    def back(self) -> float:
-        """Where it is cleared."""
-        back = self.clear_below if self.raise_above is not None else self.clear_above
-        return back or 0.0
-
-
-class PeerRule(OneSided, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One metric of a GPU beside that of its peers at the same tick."""
-
-    beside: Beside
-    deviations: float
-    """It must also be so many robust standard deviations of the peers away: where they differ much, nobody is odd."""
-
-
-class LevelRule(OneSided, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A metric (or, with `beside`, its distance from the peers) against what it long was on the same GPU.
-
-    `raise_above` and `raise_below` are distances from the baseline.
-    """
-
-    beside: Beside | None = None
-    deviations: float
-    """How unlikely the short average must be, in standard deviations of what short averages have been."""
-    short_ms: int
-    """Time constant of the short average."""
-    warmup_ms: int
-    """So much judged time makes a baseline; nothing is raised before."""
-    settles_per_hour: float
-    """By how much, in the metric's unit, a learnt baseline may move in an hour of judged time: a fault that is slower
-    than that is taken for normal, and a new normal that is off by more takes so long."""
-    noise: float
-    """The least noise that is believed, in the metric's unit: a sensor that steps in whole degrees looks quieter."""
-
-    def __post_init__(self) -> None:
-        """Hold the condition to what a detector can run."""
-        super().__post_init__()
-        if not 0 < self.short_ms <= self.warmup_ms:
-            raise ValueError(f"rule {self.name}: short_ms must be above 0 and not above warmup_ms")
-        if self.noise <= 0 or self.settles_per_hour < 0:
-            raise ValueError(f"rule {self.name}: noise must be above 0, settles_per_hour not below")
-
-
-class TrendRule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A metric that will reach `limit`, from below, within `within_ms` if it goes on as it does."""
-
-    limit: float
-    within_ms: int
-    clear_within_ms: int
-    """Cleared when it would take longer than that: above `within_ms`."""
-    least_per_hour: float
-    """A slower rise is no trend."""
-    span_ms: int
-    """Time constant over which the rise is measured; it takes three of them until anything is said."""
-    steady_share: float
-    """Only while `power_watts` is steady: its own two averages differ by no more than this share. A job that has just
-    started warms its GPU, too."""
-
-    def __post_init__(self) -> None:
-        """Hold the condition to what a detector can run."""
-        if not 0 < self.within_ms <= self.clear_within_ms:
-            raise ValueError(f"rule {self.name}: clear_within_ms must not be below within_ms")
-        if self.span_ms <= 0 or self.least_per_hour <= 0 or self.steady_share <= 0:
-            raise ValueError(f"rule {self.name}: span_ms, least_per_hour and steady_share must be above 0")
-
-
-def _check_way_back(rule: Rule | OneSided) -> None:
-    if rule.raise_above is not None and not (rule.clear_below is not None and rule.clear_below <= rule.raise_above):
-        raise ValueError(f"rule {rule.name}: raise_above needs a clear_below that is not above it")
-    if rule.raise_below is not None and not (rule.clear_above is not None and rule.clear_above >= rule.raise_below):
-        raise ValueError(f"rule {rule.name}: raise_below needs a clear_above that is not below it")
+_Table = dict[str, Any]
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -182,7 +57,172 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         yield from (*self.rules, *self.peers, *self.levels, *self.trends)
 
 
+class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One column of `gpu.counters` that is watched."""
+
+    unit: str
+    rules: list[Rule] = []
+    growths: list[GrowthRule] = []
+    budgets: list[BudgetRule] = []
+    narrows: list[NarrowRule] = []
+
+    def findings(self) -> Iterator[Finding]:
+        """Every rule of every detector."""
+        yield from (*self.rules, *self.growths, *self.budgets, *self.narrows)
+
+    def reads(self) -> Iterator[str]:
+        """The other columns that its rules need."""
+        for growth in self.growths:
+            yield from growth.instead
+        for budget in self.budgets:
+            yield from budget.also
+        for narrow in self.narrows:
+            yield narrow.most
+
+
+class Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How those who report are watched themselves."""
+
+    clocks: list[ClockRule] = []
+    agreements: list[AgreementRule] = []
+
+    def findings(self) -> Iterator[Finding]:
+        """Every rule of every detector."""
+        yield from (*self.clocks, *self.agreements)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchList:
+    """All that detectors look for."""
+
+    metrics: Mapping[str, Metric]
+    """By metric, in the order of `gpu.samples`."""
+    counters: Mapping[str, Counter]
+    """By column of `gpu.counters`."""
+    sources: Sources
+
+    def findings(self) -> Iterator[Finding]:
+        """Every rule of every detector."""
+        for metric in self.metrics.values():
+            yield from metric.findings()
+        for counter in self.counters.values():
+            yield from counter.findings()
+        yield from self.sources.findings()
+
+    def check(self, fault_classes: Collection[str]) -> WatchList:
+        """Itself. Raises `CatalogError` where a rule is evidence for a fault class that is none."""
+        for rule in self.findings():
+            if rule.fault_class not in fault_classes:
+                allowed = ", ".join(sorted(fault_classes))
+                raise CatalogError(f"rule {rule.name}: fault_class is {rule.fault_class!r}; allowed are {allowed}")
+        return self
+
+    def counter_columns(self) -> tuple[str, ...]:
+        """The columns of `gpu.counters` that the rules need, each once."""
+        needed = [column for name, counter in self.counters.items() for column in (name, *counter.reads())]
+        needed += [column for rule in self.sources.agreements for column in rule.columns]
+        return tuple(dict.fromkeys(needed))
+
+
 @cache
-def metrics() -> dict[str, Metric]:
-    """Every metric by name, in the order of `gpu.samples`. Raises `msgspec.ValidationError` for a wrong table."""
-    return msgspec.convert(tomllib.loads((Path(__file__).parent / "metrics.toml").read_text()), dict[str, Metric])
+def watch_list(override: Path | None = None) -> WatchList:
+    """The shipped tables with an operator's file layered over them, checked.
+
+    Raises `CatalogError` where a file cannot be read or holds something that is not allowed.
+    """
+    tables = {part: _read(path) for part, path in _FILES.items()}
+    if override is not None:
+        _layer(tables, override)
+    return WatchList(
+        {
+            name: _convert(table, Metric, override or _FILES["metrics"], name)
+            for name, table in tables["metrics"].items()
+        },
+        {
+            name: _convert(table, Counter, override or _FILES["counters"], name)
+            for name, table in tables["counters"].items()
+        },
+        _convert(tables["sources"], Sources, override or _FILES["sources"], "sources"),
+    )
+
+
+def metrics() -> Mapping[str, Metric]:
+    """Every metric by name as shipped, in the order of `gpu.samples`."""
+    return watch_list().metrics
+
+
+def _read(path: Path) -> _Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CatalogError(f"the file of rules {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CatalogError(f"the file of rules {path} is not TOML: {error}") from error
+
+
+def _layer(tables: dict[str, _Table], path: Path) -> None:
+    """Lay an operator's file over the shipped tables, in place."""
+    for name, changes in _read(path).items():
+        part = next((part for part in ("metrics", "counters") if name in tables[part]), None)
+        if name in tables["sources"]:
+            _layer_rules(tables["sources"], {name: changes}, path, "sources")
+        elif part is not None and isinstance(changes, dict):
+            _layer_rules(tables[part][name], changes, path, name)
+        else:
+            raise CatalogError(
+                f"{path}: found [{name}]; allowed are metrics of gpu.samples (as in metrics.toml), columns of "
+                "gpu.counters that are watched (counters.toml), clocks and agreements (sources.toml)"
+            )
+
+
+def _layer_rules(table: _Table, changes: _Table, path: Path, where: str) -> None:
+    for kind, rules in changes.items():
+        if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+            raise CatalogError(f"{path}: [{where}] {kind} is no list of rules, as in [[{where}.rules]]")
+        shipped = table.setdefault(kind, [])
+        for rule in rules:
+            if "set_by" in rule or not isinstance(rule.get("name"), str):
+                raise CatalogError(f"{path}: a rule of [[{where}.{kind}]] needs a name, and no set_by")
+            skus = rule.get("sku", {})
+            if not isinstance(skus, dict) or not all(isinstance(limits, dict) for limits in skus.values()):
+                raise CatalogError(
+                    f'{path}: [{where}] {rule["name"]}: write sku."NVIDIA H100*" = {{ raise_above = … }}'
+                )
+            place = next((at for at, one in enumerate(shipped) if one["name"] == rule["name"]), None)
+            if place is None:
+                shipped.append(rule | {"set_by": f"{path.name}: a rule of its own"})
+            else:
+                shipped[place] = _changed(shipped[place], rule, path)
+
+
+def _changed(shipped: _Table, rule: _Table, path: Path) -> _Table:
+    """A shipped rule as the operator has it: his row beats the shipped rows for single SKUs, and his SKUs his row."""
+    own = {name: value for name, value in rule.items() if name != "sku"}
+    his = rule.get("sku", {})
+    ours = {
+        pattern: {name: value for name, value in limits.items() if name not in own}
+        for pattern, limits in shipped.get("sku", {}).items()
+    }
+    # his patterns come first, because the first that fits counts
+    skus = {pattern: ours.get(pattern, {}) | limits for pattern, limits in his.items()}
+    skus |= {pattern: limits for pattern, limits in ours.items() if pattern not in his and limits}
+    was = [f"{name} was {shipped[name]}" for name in own if name in shipped and shipped[name] != own[name]]
+    was += [f"limits for {pattern}" for pattern in his]
+    return shipped | own | {"sku": skus, "set_by": f"{path.name}: {', '.join(was)}" if was else ""}
+
+
+def _convert(table: _Table, kind: type[S], path: Path, where: str) -> S:
+    """A checked table. Raises `CatalogError` with the file, the rule, what was found and what is allowed."""
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        what = str(error).partition(" - at")[0]
+        place = re.search(r"\$\.(\w+)\[(\d+)\]", str(error))
+        rule = table[place[1]][int(place[2])] if place else {}
+        if place and (strange := re.search(r"unknown field `(.*)`", what)):
+            item: Any = next(one.type for one in msgspec.structs.fields(kind) if one.name == place[1])
+            names = [one.encode_name for one in msgspec.structs.fields(get_args(item)[0]) if one.name != "set_by"]
+            what = f"has a key {strange[1]!r}; allowed are {', '.join(names)}"
+        key = re.search(r"\$\.\w+\[\d+\]\.(\w+)", str(error))
+        named = f" {rule['name']}:" if "name" in rule else ""
+        raise CatalogError(f"{path}: [{where}]{named} {key[1] + ': ' if key else ''}{what}") from error

@@ -3,24 +3,30 @@
 Each detector is one file behind one contract, `Detector`. It holds arrays over the partition's GPUs or nodes, grows
 them as the roster grows, and is fed closed ticks in order. It does no I/O and reads no clock.
 
-To add one: write `name.py` with a class that has this contract, and name it in `build`.
+To add one: write `name.py` with a class that has this contract, and name it in `of_samples` or `of_counters`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
-from schemas.catalog.metrics import Beside, Metric
+from schemas.catalog.metrics import WatchList
+from schemas.catalog.rules import Beside
 from schemas.records import Anomaly
+from streams.detectors.agreement import AgreementDetector
 from streams.detectors.beside import Comparison, Groups
+from streams.detectors.clock import ClockDetector
+from streams.detectors.counter_rate import BudgetDetector, CounterRateDetector, Spans
 from streams.detectors.level import LevelDetector
+from streams.detectors.limits import Inventory, NoInventory, Skus
+from streams.detectors.narrow import NarrowDetector
 from streams.detectors.peer import PeerDetector
 from streams.detectors.silence import SilenceDetector
 from streams.detectors.threshold import ThresholdDetector
 from streams.detectors.trend import TrendDetector
 from streams.roster import Roster
-from streams.samples import METRICS, THROTTLE
+from streams.tables import SAMPLE_TABLE, Table
 from streams.ticks import Tick
 
 
@@ -41,23 +47,59 @@ class Detector(Protocol):
         """
 
 
-def build(catalogue: Mapping[str, Metric], *, silence_ms: int, tick_ms: int) -> list[Detector]:
-    """The detectors that the metric catalogue asks for, in its order, and silence, which needs no metric."""
-    row = {name: at for at, name in enumerate(METRICS)} | {THROTTLE: -1}
-    groups = Groups()
+def of_samples(
+    watched: WatchList, *, silence_ms: int, tick_ms: int, inventory: Inventory | None = None
+) -> list[Detector]:
+    """The detectors of `gpu.samples`: what the metrics ask for, in their order, then clocks, and silence at last."""
+    groups, skus = Groups(), Skus(inventory or NoInventory())
     comparisons: dict[tuple[str, Beside], Comparison] = {}
 
     def compared(name: str, spec: Beside) -> Comparison:
-        return comparisons.setdefault((name, spec), Comparison(row[name], spec, groups))
+        return comparisons.setdefault((name, spec), Comparison(SAMPLE_TABLE.row(name), spec, groups))
 
     found: list[Detector] = []
-    for name, metric in catalogue.items():
-        at, unit = row[name], metric.unit
-        found += [ThresholdDetector(name, at, unit, rule, tick_ms=tick_ms) for rule in metric.rules]
-        found += [PeerDetector(name, unit, rule, compared(name, rule.beside), tick_ms=tick_ms) for rule in metric.peers]
+    for name, metric in watched.metrics.items():
+        at, unit = SAMPLE_TABLE.row(name), metric.unit
+        found += [ThresholdDetector(name, at, unit, rule, tick_ms=tick_ms, skus=skus) for rule in metric.rules]
         found += [
-            LevelDetector(name, at, unit, rule, compared(name, rule.beside) if rule.beside else None, tick_ms=tick_ms)
+            PeerDetector(name, unit, rule, compared(name, rule.beside), tick_ms=tick_ms, skus=skus)
+            for rule in metric.peers
+        ]
+        found += [
+            LevelDetector(
+                name, at, unit, rule, compared(name, rule.beside) if rule.beside else None, tick_ms=tick_ms, skus=skus
+            )
             for rule in metric.levels
         ]
-        found += [TrendDetector(name, at, unit, rule, tick_ms=tick_ms) for rule in metric.trends]
+        found += [TrendDetector(name, at, unit, rule, tick_ms=tick_ms, skus=skus) for rule in metric.trends]
+    found += [ClockDetector(rule, tick_ms=tick_ms) for rule in watched.sources.clocks]
     return [*found, SilenceDetector(silence_ms=silence_ms, tick_ms=tick_ms)]
+
+
+def of_counters(
+    watched: WatchList, table: Table, *, tick_ms: int, inventory: Inventory | None = None
+) -> list[Detector]:
+    """The detectors of `gpu.counters`, in the order of `counters.toml`, then whether its sources agree."""
+    skus = Skus(inventory or NoInventory())
+    found: list[Detector] = []
+    for name, counter in watched.counters.items():
+        at, unit = table.row(name), counter.unit
+        found += [ThresholdDetector(name, at, unit, rule, tick_ms=tick_ms, skus=skus) for rule in counter.rules]
+        for growth in counter.growths:
+            rows = [at, *map(table.row, growth.instead)]
+            spans = Spans(rows, growth.span_ms, wraps_at=growth.wraps_at)
+            found.append(CounterRateDetector(name, unit, growth, spans, tick_ms=tick_ms, skus=skus))
+        for budget in counter.budgets:
+            rows = [at, *map(table.row, budget.also)]
+            each = [Spans([row], budget.span_ms) for row in rows]
+            found.append(BudgetDetector(name, unit, budget, rows, each, tick_ms=tick_ms, skus=skus))
+        found += [
+            NarrowDetector(name, at, table.row(rule.most), unit, rule, tick_ms=tick_ms) for rule in counter.narrows
+        ]
+    return [
+        *found,
+        *(
+            AgreementDetector(rule, [table.row(column) for column in rule.columns], tick_ms=tick_ms)
+            for rule in watched.sources.agreements
+        ),
+    ]

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.catalog.metrics import Beside
+from schemas.catalog.rules import Beside
 from streams.roster import Roster
-from streams.samples import METRICS
+from streams.tables import METRICS
 from streams.ticks import Tick
 
 Floats = NDArray[np.float32]

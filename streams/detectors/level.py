@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.catalog.metrics import LevelRule
+from schemas.catalog.rules import LevelRule
 from schemas.records import Anomaly
 from streams.detectors.beside import LARGEST, Comparison
-from streams.detectors.held import Flip, Held, begins, finding, longest_gap_ms, own, sides
+from streams.detectors.held import Flip, Held, begins, finding, gpus_longest_gap_ms, own
+from streams.detectors.limits import Limits, Skus, sides
 from streams.roster import NEVER_MS, Roster
 from streams.ticks import Tick
 
@@ -38,13 +40,21 @@ class LevelDetector:
     """
 
     def __init__(
-        self, metric: str, row: int, unit: str, rule: LevelRule, comparison: Comparison | None, *, tick_ms: int
+        self,
+        metric: str,
+        row: int,
+        unit: str,
+        rule: LevelRule,
+        comparison: Comparison | None,
+        *,
+        tick_ms: int,
+        skus: Skus | None = None,
     ) -> None:
         self._metric, self._row, self._unit, self._rule, self._comparison = metric, row, unit, rule, comparison
         self._tick_ms = tick_ms
-        self._limit = rule.limit
+        self._limits = Limits(rule, skus)
         self._longer_ms = np.sqrt(rule.short_ms * rule.warmup_ms)
-        self._held = Held(for_ms=rule.for_ms, clear_for_ms=rule.clear_for_ms, tick_ms=tick_ms)
+        self._held = Held(for_ms=rule.for_ms, clear_for_ms=rule.clear_for_ms)
         self._base: Floats = np.empty(0, np.float32)
         """(G,) the level that is normal."""
         self._spread: Floats = np.empty(0, np.float32)
@@ -59,11 +69,12 @@ class LevelDetector:
         """(G,) for how long it has been judged."""
         self._read_ms: NDArray[np.int64] = np.empty(0, np.int64)
         """(G,) when it was judged last."""
-        self._known_bases: dict[str, float] = {}
-        """Baselines of restored anomalies whose GPU has not been met yet."""
+        self._known_limits: dict[str, float] = {}
+        """Baseline and distance together of restored anomalies whose GPU has not been met yet."""
 
     def update(self, tick: Tick) -> Iterator[Anomaly]:
         """Take the next tick in; gives whose level has left its baseline, or is back."""
+        self._limits.follow(tick.roster)
         self._grow(tick.roster)
         values = tick.values[self._row] if self._comparison is None else self._comparison.of(tick).value
         with np.errstate(invalid="ignore"):
@@ -72,16 +83,18 @@ class LevelDetector:
         rule = self._rule
         deviation = np.sqrt(self._variance + np.float32(rule.noise**2))
         unlikely = np.abs(self._short) >= np.float32(rule.deviations) * deviation
-        beyond, clears = sides(self._short, rule)
+        beyond, clears = sides(self._short, self._limits)
         judged = known & (self._learnt_ms >= rule.warmup_ms)
-        for flip in self._held.step(tick, raises=beyond & unlikely, clears=clears, known=judged):
-            yield self._tell(tick, flip, float(self._base[flip.gpu]), float(self._short[flip.gpu]))
+        gap_ms = partial(gpus_longest_gap_ms, tick, self._tick_ms)
+        for flip in self._held.step(tick.tick_ms, gap_ms, raises=beyond & unlikely, clears=clears, known=judged):
+            yield self._tell(tick, flip, float(self._base[flip.at]), float(self._short[flip.at]))
 
     def restore(self, standing: Iterable[Anomaly], roster: Roster) -> None:
         """Go on with just these raised, each against the baseline that it was raised against."""
         mine = own(standing, _NAME, self._rule)
-        self._known_bases = {a.gpu: a.limit - self._limit for a in mine if a.gpu and a.limit is not None}
-        self._held.restore(begins(mine), roster)
+        self._known_limits = {a.gpu: a.limit for a in mine if a.gpu and a.limit is not None}
+        self._limits.follow(roster)
+        self._held.restore(begins(mine), roster.gpus)
         for gpu, serial in enumerate(roster.gpus[: len(self._base)]):
             self._take_base(gpu, serial)
 
@@ -90,7 +103,7 @@ class LevelDetector:
         rule = self._rule
         first = known & (self._learnt_ms == 0) & (self._read_ms == NEVER_MS)
         self._base[first] = values[first]
-        gap_ms = tick.tick_ms - np.maximum(self._read_ms, tick.tick_ms - longest_gap_ms(tick, self._tick_ms))
+        gap_ms = tick.tick_ms - np.maximum(self._read_ms, tick.tick_ms - gpus_longest_gap_ms(tick, self._tick_ms))
         elapsed_ms = np.where(known & ~first, gap_ms, 0)
         warm = self._learnt_ms >= rule.warmup_ms
         self._learnt_ms += elapsed_ms
@@ -117,7 +130,7 @@ class LevelDetector:
         met, new = len(self._base), len(roster.gpus) - len(self._base)
         if not new:
             return
-        self._held.grow(roster)
+        self._held.grow(roster.gpus)
         for name in ("_base", "_spread", "_short", "_longer", "_variance"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(new, np.float32)))
         self._learnt_ms = np.append(self._learnt_ms, np.zeros(new, np.int64))
@@ -126,11 +139,11 @@ class LevelDetector:
             self._take_base(gpu, roster.gpus[gpu])
 
     def _take_base(self, gpu: int, serial: str) -> None:
-        base = self._known_bases.pop(serial, None)
-        if base is not None and self._learnt_ms[gpu] < self._rule.warmup_ms:
-            self._base[gpu] = base
+        known_limit, distance = self._known_limits.pop(serial, None), self._limits.of(gpu).limit
+        if known_limit is not None and self._learnt_ms[gpu] < self._rule.warmup_ms and np.isfinite(distance):
+            self._base[gpu] = known_limit - distance
             # until readings say more, it is off by just what the finding said
-            self._short[gpu] = self._longer[gpu] = self._limit
+            self._short[gpu] = self._longer[gpu] = distance
             self._learnt_ms[gpu] = self._rule.warmup_ms
 
     def _tell(self, tick: Tick, flip: Flip, base: float, short: float) -> Anomaly:
@@ -140,7 +153,8 @@ class LevelDetector:
             found = f"{what} is {abs(short):.3g} {self._unit} {side} its usual {base:.3g} {self._unit}"
         else:
             found = f"{what} is back at its usual {base:.3g} {self._unit}"
+        rule = self._limits.of(flip.at)
         return finding(
-            tick, flip, detector=_NAME, rule=self._rule, metric=self._metric,
-            value=base + short, limit=base + self._limit, found=found,
+            tick, flip, detector=_NAME, rule=rule, metric=self._metric,
+            value=base + short, limit=base + rule.limit, found=found + self._limits.told(flip.at),
         )  # fmt: skip

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.catalog.metrics import TrendRule
+from schemas.catalog.rules import TrendRule
 from schemas.records import Anomaly
 from streams.detectors.beside import LARGEST
-from streams.detectors.held import Flip, Held, begins, finding, longest_gap_ms, own
+from streams.detectors.held import Flip, Held, begins, finding, gpus_longest_gap_ms, own
+from streams.detectors.limits import Limits, Skus
 from streams.roster import NEVER_MS, Roster
-from streams.samples import METRICS
+from streams.tables import METRICS
 from streams.ticks import Tick
 
 Floats = NDArray[np.float32]
@@ -34,9 +36,12 @@ class TrendDetector:
     the same two averages; otherwise it is unknown: neither confirmed nor cleared. After a long gap all begins anew.
     """
 
-    def __init__(self, metric: str, row: int, unit: str, rule: TrendRule, *, tick_ms: int) -> None:
+    def __init__(
+        self, metric: str, row: int, unit: str, rule: TrendRule, *, tick_ms: int, skus: Skus | None = None
+    ) -> None:
         self._metric, self._row, self._unit, self._rule, self._tick_ms = metric, row, unit, rule, tick_ms
-        self._held = Held(for_ms=rule.for_ms, clear_for_ms=rule.clear_for_ms, tick_ms=tick_ms)
+        self._limits = Limits(rule, skus)
+        self._held = Held(for_ms=rule.for_ms, clear_for_ms=rule.clear_for_ms)
         self._value: Floats = np.empty((2, 0), np.float32)
         """(2, G) the average, and the average of the average."""
         self._power: Floats = np.empty((2, 0), np.float32)
@@ -57,18 +62,21 @@ class TrendDetector:
         slope = (near - far) / np.float32(rule.span_ms)  # unit per millisecond
         level = 2 * near - far
         rises = slope * _HOUR_MS >= rule.least_per_hour
-        left_ms = np.where(rises, (rule.limit - level) / np.where(rises, slope, 1), np.float32(np.inf))
+        self._limits.follow(tick.roster)
+        limit = self._limits.each("limit")
+        left_ms = np.where(rises, (limit - level) / np.where(rises, slope, 1), np.float32(np.inf))
         unsteady = np.abs(self._power[0] - self._power[1]) > rule.steady_share * self._power[0]
         self._unsteady_ms[unsteady] = tick.tick_ms
         steady = tick.tick_ms - self._unsteady_ms >= _SPANS_STEADY * rule.span_ms
         judged = known & steady & (self._learnt_ms >= _SPANS_TO_WARM * rule.span_ms)
-        raises, clears = left_ms < rule.within_ms, (left_ms > rule.clear_within_ms) & (level < rule.limit)
-        for flip in self._held.step(tick, raises=raises, clears=clears, known=judged):
-            yield self._tell(tick, flip, float(level[flip.gpu]), float(slope[flip.gpu]), float(left_ms[flip.gpu]))
+        raises, clears = left_ms < rule.within_ms, (left_ms > rule.clear_within_ms) & (level < limit)
+        gap_ms = partial(gpus_longest_gap_ms, tick, self._tick_ms)
+        for flip in self._held.step(tick.tick_ms, gap_ms, raises=raises, clears=clears, known=judged):
+            yield self._tell(tick, flip, float(level[flip.at]), float(slope[flip.at]), float(left_ms[flip.at]))
 
     def restore(self, standing: Iterable[Anomaly], roster: Roster) -> None:
         """Go on with just these raised."""
-        self._held.restore(begins(own(standing, _NAME, self._rule)), roster)
+        self._held.restore(begins(own(standing, _NAME, self._rule)), roster.gpus)
 
     def _learn(self, tick: Tick) -> NDArray[np.bool_]:
         """Take the readings in; gives who was read."""
@@ -76,7 +84,7 @@ class TrendDetector:
         with np.errstate(invalid="ignore"):
             known = (np.abs(values) <= LARGEST) & (np.abs(power) <= LARGEST)
         since_ms = tick.tick_ms - self._read_ms
-        anew = known & (since_ms > longest_gap_ms(tick, self._tick_ms))
+        anew = known & (since_ms > gpus_longest_gap_ms(tick, self._tick_ms))
         on = known & ~anew
         share = np.where(on, -np.expm1(np.where(on, -since_ms, 0) / self._rule.span_ms), 0).astype(np.float32)
         for held, read in ((self._value, values), (self._power, power)):
@@ -92,7 +100,7 @@ class TrendDetector:
         new = len(roster.gpus) - len(self._read_ms)
         if not new:
             return
-        self._held.grow(roster)
+        self._held.grow(roster.gpus)
         self._value = np.pad(self._value, ((0, 0), (0, new)))
         self._power = np.pad(self._power, ((0, 0), (0, new)))
         self._learnt_ms = np.append(self._learnt_ms, np.zeros(new, np.int64))
@@ -100,17 +108,17 @@ class TrendDetector:
         self._unsteady_ms = np.append(self._unsteady_ms, np.full(new, NEVER_MS))
 
     def _tell(self, tick: Tick, flip: Flip, level: float, slope: float, left_ms: float) -> Anomaly:
-        rule, unit = self._rule, self._unit
+        rule, unit, whose = self._limits.of(flip.at), self._unit, self._limits.told(flip.at)
         a_minute = slope * 60_000
         if flip.raised and level < rule.limit:
             found = (
                 f"{self._metric} {level:.3g} {unit} rises by {a_minute:.2g} {unit} a minute: "
-                f"{rule.limit:g} {unit} in {max(0.0, left_ms) / 60_000:.0f} min; so"
+                f"{rule.limit:g} {unit}{whose} in {max(0.0, left_ms) / 60_000:.0f} min; so"
             )
         elif flip.raised:
-            found = f"{self._metric} {level:.3g} {unit} is past {rule.limit:g} {unit} and rises,"
+            found = f"{self._metric} {level:.3g} {unit} is past {rule.limit:g} {unit}{whose} and rises,"
         else:
-            found = f"{self._metric} {level:.3g} {unit} no longer nears {rule.limit:g} {unit}"
+            found = f"{self._metric} {level:.3g} {unit} no longer nears {rule.limit:g} {unit}{whose}"
         return finding(
             tick, flip, detector=_NAME, rule=rule, metric=self._metric, value=level, limit=rule.limit, found=found
         )

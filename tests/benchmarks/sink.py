@@ -17,7 +17,7 @@ from schemas.codec import HEADER_BYTES
 from schemas.registry import current
 from sinks.clickhouse.migrate import migrate
 from sinks.settings import LoaderSettings
-from streams.samples import METRICS
+from streams.tables import METRICS
 from tests.benchmarks.context import BenchmarkError, Context
 from tests.benchmarks.fleet_log import GPUS_PER_NODE, FleetLog, records, send
 from tests.benchmarks.table import Row, count, judged, times

@@ -13,7 +13,8 @@ from schemas.codec import HEADER_BYTES, CodecError
 from schemas.records import GpuSample
 from schemas.registry import current
 from streams.layouts import alike
-from streams.samples import METRICS, THROTTLE, UNKNOWN_BITS, SampleDecoder
+from streams.samples import SampleDecoder
+from streams.tables import METRICS, THROTTLE, UNKNOWN_BITS
 from tests.streams_scenes import CODEC, START_MS, Message, message, sample
 
 FLOATS = st.floats(width=32)

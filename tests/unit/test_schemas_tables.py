@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from schemas import registry
 from schemas.catalog import load
 from schemas.catalog.causes import causes
-from schemas.catalog.metrics import Rule, metrics
+from schemas.catalog.metrics import metrics
+from schemas.catalog.rules import Rule
 
 CATALOG = load()
 

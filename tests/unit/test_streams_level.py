@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from schemas.catalog.metrics import LevelRule, metrics
+from schemas.catalog.metrics import metrics
+from schemas.catalog.rules import LevelRule
 from schemas.records import Anomaly
 from streams.detectors.beside import Comparison, Groups
 from streams.detectors.level import LevelDetector
-from streams.samples import METRICS
+from streams.tables import METRICS
 from tests.streams_bench import Bench, told
 
 METRIC = "power_watts"

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from schemas.catalog.metrics import Beside, PeerRule, metrics
+from schemas.catalog.metrics import metrics
+from schemas.catalog.rules import Beside, PeerRule
 from streams.detectors.beside import Comparison, Groups
 from streams.detectors.peer import PeerDetector
-from streams.samples import METRICS
+from streams.tables import METRICS
 from tests.streams_bench import Bench, Nodes, told
 
 NAN = float("nan")

@@ -14,7 +14,8 @@ from schemas import registry
 from schemas.codec import MARKER, SingleObjectCodec
 from schemas.records import GpuSample
 from schemas.registry import Schema
-from streams.samples import METRICS, UNKNOWN_BITS, Decoded, SampleDecoder
+from streams.samples import Decoded, SampleDecoder
+from streams.tables import METRICS, UNKNOWN_BITS
 from tests.streams_scenes import CODEC, START_MS, Message, event, log, message, sample
 
 DECODE = SampleDecoder(CODEC, future_ms=60_000)
@@ -27,8 +28,9 @@ def metric(decoded: Decoded, name: str) -> list[float]:
 
 
 def ticks(decoded: Decoded) -> list[int]:
-    """Which seconds came out, in their order."""
-    return [] if decoded.columns is None else ((decoded.columns.tick_ms - START_MS) // 1000).tolist()
+    """Which seconds came out to be used, in their order."""
+    columns = decoded.columns
+    return [] if columns is None else ((columns.tick_ms[columns.usable] - START_MS) // 1000).tolist()
 
 
 def test_readings_lie_end_to_end_in_the_order_of_the_log() -> None:
@@ -238,9 +240,9 @@ def test_one_bad_message_does_not_make_the_whole_run_go_one_by_one(monkeypatch: 
     blocks: list[int] = []
     read = samples._read_block
 
-    def counted(schema: Schema, bodies: list[bytes]) -> Any:
+    def counted(schema: Schema, bodies: list[bytes], columns: tuple[str, ...]) -> Any:
         blocks.append(len(bodies))
-        return read(schema, bodies)
+        return read(schema, bodies, columns)
 
     monkeypatch.setattr(samples, "_read_block", counted)
     run: list[Message | GpuSample] = [sample("n", at) for at in range(512)]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from schemas.catalog.metrics import Rule
+from schemas.catalog.rules import Rule
 from schemas.records import Anomaly
 from streams.detectors.threshold import ThresholdDetector
-from streams.samples import METRICS, THROTTLE, SampleDecoder
+from streams.samples import SampleDecoder
+from streams.tables import METRICS, THROTTLE
 from streams.ticks import TickWindow
 from tests.streams_scenes import CODEC, START_MS, log, sample
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from schemas.records import GpuSample
-from streams.samples import METRICS
+from streams.tables import METRICS
 from streams.ticks import Tick, TickWindow
 from tests.streams_scenes import START_MS, Message, columns, message, sample
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.catalog.metrics import TrendRule, metrics
+from schemas.catalog.metrics import metrics
+from schemas.catalog.rules import TrendRule
 from schemas.records import Anomaly
 from streams.detectors.trend import TrendDetector
-from streams.samples import METRICS
+from streams.tables import METRICS
 from tests.streams_bench import Bench, told
 
 NAN = float("nan")
