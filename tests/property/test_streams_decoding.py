@@ -9,12 +9,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.catalog.metrics import watch_list
 from schemas.codec import HEADER_BYTES, CodecError
-from schemas.records import GpuSample
+from schemas.records import GpuCounters, GpuSample
 from schemas.registry import current
+from schemas.topics import COUNTERS
 from streams.layouts import alike
 from streams.samples import SampleDecoder
-from streams.tables import METRICS, THROTTLE, UNKNOWN_BITS
+from streams.tables import METRICS, SOURCES, THROTTLE, UNKNOWN_BITS, counter_table
 from tests.streams_scenes import CODEC, START_MS, Message, message, sample
 
 FLOATS = st.floats(width=32)
@@ -76,7 +78,7 @@ def test_a_run_is_what_its_records_are(run: list[Message]) -> None:
     if decoded.columns is None:
         assert not good
         return
-    columns = decoded.columns
+    columns = decoded.columns.at(np.flatnonzero(decoded.columns.usable))
     assert list(columns.places) == [(one.site, one.rack, one.node) for one in good]
     assert [list(serials) for serials in columns.serials] == [one.gpus for one in good]
     assert columns.tick_ms.tolist() == [one.tick_ms for one in good]
@@ -91,6 +93,67 @@ def test_a_run_is_what_its_records_are(run: list[Message]) -> None:
     # the numbers stand for names
     assert len(set(columns.node_code.tolist())) == len({one.node for one in good})
     assert len(set(columns.gpu_code.tolist())) == len({gpu for one in good for gpu in one.gpus})
+
+
+COUNTED = counter_table(watch_list().counter_columns())
+DOUBLES = st.floats()
+WORDS = st.none() | st.text(max_size=12)
+
+
+@st.composite
+def counter_records(draw: st.DrawFn) -> GpuCounters:
+    """A node's counters: numbers, words that may be missing, and numbers per link, of as many links as each GPU has."""
+    gpus = draw(st.lists(st.text(max_size=20), max_size=9))
+    size = len(gpus)
+    fields: dict[str, Any] = {}
+    for name in draw(st.lists(st.sampled_from(COUNTED.metrics), max_size=6)):
+        length = draw(st.sampled_from([size] * 9 + [size + 1]))
+        fields[name] = draw(st.lists(DOUBLES, min_size=length, max_size=length))
+    if draw(st.booleans()):
+        fields["mig_mode"] = draw(st.lists(WORDS, min_size=size, max_size=size))
+        fields["recovery_action"] = draw(st.lists(WORDS, min_size=size, max_size=size))
+    if draw(st.booleans()):
+        links = st.lists(DOUBLES, max_size=4)
+        fields["nvlink_link_active"] = draw(st.lists(links, min_size=size, max_size=size))
+    return GpuCounters(
+        site="hall-a",
+        rack=draw(st.text(max_size=3)),
+        node=draw(st.text(max_size=9)),
+        boot_id=draw(st.text(max_size=40)),
+        sequence=draw(NUMBERS),
+        tick_ms=START_MS + draw(st.integers(-5, 5)),
+        observed_ms=START_MS,
+        source=draw(st.sampled_from(["nvml", "dcgm", "nvidia_smi", "else"])),
+        gpus=gpus,
+        gpu_index=list(range(size)),
+        **fields,
+    )
+
+
+@given(st.lists(counter_records(), max_size=8), st.binary(max_size=40), st.integers(0, 8))
+def test_so_is_a_run_of_counters_of_which_some_columns_are_asked_for(
+    records: list[GpuCounters], garbage: bytes, place: int
+) -> None:
+    values: list[bytes] = [CODEC.encode(one) for one in records]
+    values.insert(place, garbage)
+    run = [message(value, offset, START_MS, COUNTERS) for offset, value in enumerate(values)]
+    decoded = SampleDecoder(CODEC, future_ms=60_000, table=COUNTED)(run)
+    sizes = [{len(one.gpus), *(len(getattr(one, name)) for name in COUNTED.metrics)} for one in records]
+    good = [one for one, found in zip(records, sizes, strict=True) if found <= {0, len(one.gpus)}]
+    assert len(decoded.rejected) == len(records) - len(good) + 1
+    if not good:
+        assert decoded.columns is None
+        return
+    columns = decoded.columns
+    assert columns is not None
+    assert list(columns.places) == [(one.site, one.rack, one.node) for one in good]
+    assert columns.sequence.tolist() == [one.sequence for one in good]
+    assert columns.source_rank.tolist() == [
+        {"nvml": 0, "dcgm": 1, "nvidia_smi": 2}.get(one.source, len(SOURCES)) for one in good
+    ]
+    for row, name in enumerate(COUNTED.metrics):
+        expected = [value for one in good for value in getattr(one, name) or [float("nan")] * len(one.gpus)]
+        assert np.array_equal(columns.values[row], np.array(expected), equal_nan=True), name
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.lists(records(), max_size=3))
