@@ -21,7 +21,10 @@ from schemas.records import Anomaly, Evidence, Fault, HardwareEvent
 from streams.topology import Topology
 
 INFORMATIONAL, GPU_SILENT, NODE_SILENT, SOURCE_HEALTH = "informational", "gpu_silent", "node_silent", "source_health"
-_STOPPED = "agent_stopped|"
+_BLIND: dict[str, str] = {"agent_stopped|": "its agent was stopped on purpose"} | {
+    f"source_failed|{source}": f"{source} cannot be read there" for source in ("nvml", "nvidia_smi", "dcgm_exporter")
+}
+"""What an agent reports that explains why no samples come, and how that is said."""
 _FIRST_EVIDENCE, _LAST_EVIDENCE = 3, 5
 _REMEMBERED = 64
 """Evidence ids kept per fault: the same event delivered again within so many is not counted twice."""
@@ -175,21 +178,21 @@ class FaultBook:
             evidence=[evidence],
             observed_ms=anomaly.tick_ms,
         )
-        if anomaly.fault_class == NODE_SILENT and self._was_stopped(anomaly.component):
-            # the fault that the stop has opened takes it in: somebody knows why nothing comes
+        if anomaly.fault_class == NODE_SILENT and (why := self._why_silent(anomaly.component)):
+            # the fault that the agent's word has opened takes it in: somebody knows why nothing comes
             seed = replace(
                 seed,
                 fault_class=SOURCE_HEALTH,
                 severity="info",
                 action="none",
-                reason=f"its agent was stopped on purpose, and {anomaly.reason}",
+                reason=f"{why}, and {anomaly.reason}",
             )
         return self._fold(seed, arrived_ms, source, standing=anomaly.anomaly_id)
 
-    def _was_stopped(self, component: str) -> bool:
-        """Whether the agent of a node said that it is stopped, and has not said since that it is back."""
+    def _why_silent(self, component: str) -> str | None:
+        """Why no samples come from a node, where its agent said so, and has not said since that it is over."""
         found = self._open.get(f"{component}|{SOURCE_HEALTH}")
-        return found is not None and _STOPPED in found.points
+        return next((_BLIND[point] for point in (found.points if found else ()) if point in _BLIND), None)
 
     def flush(self, now_ms: int) -> list[Fault]:
         """Write the counts that are behind for long enough."""
@@ -418,8 +421,8 @@ def _point(event: HardwareEvent) -> str:
 
 
 def _place(event: HardwareEvent) -> str:
-    """The place on its component where something is wrong: a fan, a phase, a counter, a file system."""
-    return next((event.details[name] for name in ("point", "counter", "path") if name in event.details), "")
+    """The place on its component where something is wrong: a fan, a phase, a counter, a file system, a source."""
+    return next((event.details[name] for name in ("point", "counter", "path", "source") if name in event.details), "")
 
 
 def _component(kind: str, event: HardwareEvent, gpu: str | None) -> tuple[str, str]:

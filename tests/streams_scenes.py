@@ -9,15 +9,15 @@ from typing import Any
 
 from schemas.codec import SingleObjectCodec
 from schemas.ids import gpu_id, node_id, stable_id
-from schemas.records import Anomaly, Fault, GpuSample, HardwareEvent, InventoryRecord, Record
-from schemas.topics import ANOMALIES, EVENTS, FAULTS, SAMPLES
+from schemas.records import Anomaly, Fault, GpuCounters, GpuSample, HardwareEvent, InventoryRecord, Record
+from schemas.topics import ANOMALIES, COUNTERS, EVENTS, FAULTS, SAMPLES
 from streams.samples import SampleColumns, SampleDecoder
 
 CODEC = SingleObjectCodec()
 START_MS = 1_700_000_000_000
 """Where scenes begin: on a tick."""
 
-_TOPIC_OF = {GpuSample: SAMPLES, HardwareEvent: EVENTS, Anomaly: ANOMALIES, Fault: FAULTS}
+_TOPIC_OF = {GpuSample: SAMPLES, GpuCounters: COUNTERS, HardwareEvent: EVENTS, Anomaly: ANOMALIES, Fault: FAULTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,36 @@ def sample(
         gpus=names,
         gpu_index=list(range(len(names))),
         **{name: value if isinstance(value, list) else [value] * len(names) for name, value in columns.items()},
+    )
+
+
+def counters(
+    node: str = "n1",
+    at_s: float = 0,
+    gpus: Sequence[str] | int = 2,
+    *,
+    rack: str = "r1",
+    source: str = "nvml",
+    boot_id: str = "boot-1",
+    interval_ms: int = 30_000,
+    **fields: Any,
+) -> GpuCounters:
+    """A node's counters, `at_s` after the start, in the manner of `sample`; a number is that of every GPU."""
+    names = [f"{node}-{index}" for index in range(gpus)] if isinstance(gpus, int) else list(gpus)
+    tick_ms = START_MS + round(at_s * 1000)
+    return GpuCounters(
+        site="hall-a",
+        rack=rack,
+        node=node,
+        boot_id=boot_id,
+        sequence=round(at_s * 1000),
+        tick_ms=tick_ms,
+        observed_ms=tick_ms + 20,
+        interval_ms=interval_ms,
+        source=source,
+        gpus=names,
+        gpu_index=list(range(len(names))),
+        **{name: value if isinstance(value, list) else [float(value)] * len(names) for name, value in fields.items()},
     )
 
 

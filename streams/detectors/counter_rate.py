@@ -201,7 +201,7 @@ class CounterRateDetector:
         )  # fmt: skip
         limit = f"{_said(rule, rule.limit, self._unit)}{self._limits.told(flip.at)}"
         grown = f"{self._metric} has grown by {_said(rule, value, self._unit)} {span}"
-        found = f"{grown}, more than {limit}," if flip.raised else f"{grown}, below {limit}"
+        found = f"{grown}, more than {limit}" if flip.raised else f"{grown}, below {limit}"
         return finding(
             tick, flip, detector=_NAME, rule=rule, metric=self._metric, value=value, limit=rule.limit, found=found
         )
@@ -238,7 +238,7 @@ class BudgetDetector:
         now = tick.values[list(self._rows)]
         used = np.where((now >= 0) & (now <= LARGEST), now, 0.0).sum(axis=0)
         parts = [spans.add(tick) for spans in self._spans]
-        grown, read = np.sum([one for one, _ in parts], axis=0), np.all([one for _, one in parts], axis=0)
+        grown, read = np.sum([one for one, _ in parts], axis=0), np.any([one for _, one in parts], axis=0)
         if not self._spans[0].counted(tick.tick_ms):
             return
         rule = self._rule
@@ -262,7 +262,7 @@ class BudgetDetector:
         rule = self._limits.of(flip.at)
         found = f"{used:g} of {rule.limit:g} {self._unit}{self._limits.told(flip.at)} are used up"
         if flip.raised:
-            found += f", and the rest lasts {left_hours:.0f} h as it goes,"
+            found += f", and the rest lasts {left_hours:.0f} h as it goes"
         return finding(
             tick, flip, detector=_BUDGET, rule=rule, metric=self._metric, value=used, limit=rule.limit, found=found
         )

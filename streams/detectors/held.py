@@ -159,7 +159,7 @@ def _anomaly(
     found: str,
 ) -> Anomaly:
     for_s = (tick.tick_ms - flip.begin_ms) / 1000
-    told = f"{found} for {for_s:g} s" if flip.raised else f"{found} after {for_s:g} s"
+    told = f"{found} {'for' if flip.raised else 'after'} {for_s:g} s" if for_s else found
     site, rack, node = where
     return Anomaly(
         anomaly_id=stable_id(detector, rule.name, component, flip.begin_ms),

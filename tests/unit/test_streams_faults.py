@@ -554,6 +554,28 @@ def test_silence_after_an_agent_was_stopped_on_purpose_is_no_fault_of_the_node()
     assert (silent.fault_id, silent.fault_class, silent.severity) == (stopped.fault_id, "source_health", "info")
 
 
+def hung(kind: str, at_s: float, source: str = "nvml") -> HardwareEvent:
+    return event(kind, at_s=at_s, gpu=None, source="agent", details={"source": source})
+
+
+@pytest.mark.parametrize("first", ["the probe", "the samples"])
+def test_silence_while_the_probe_hangs_is_the_probes_and_over_when_both_are(first: str) -> None:
+    book = Book()
+    (failed,) = book.take(hung("source_failed", 0))
+    (silent,) = book.restarted().take(silence(30))
+    assert (silent.fault_id, silent.fault_class, silent.severity) == (failed.fault_id, "source_health", "warning")
+    over = [hung("source_recovered", 59), silence(59, "cleared")]
+    ended = book.take(silence(30), *(over if first == "the probe" else reversed(over)))
+    assert [(one.fault_class, one.state) for one in ended][-1:] == [("source_health", "cleared")]
+
+
+def test_a_source_that_brings_no_samples_explains_no_silence() -> None:
+    book = Book()
+    book.take(hung("source_failed", 0, "kernel_log"))
+    (silent,) = book.take(silence(30))
+    assert (silent.fault_class, silent.severity) == ("node_silent", "critical")
+
+
 def test_an_agent_that_is_back_ends_it_and_silence_is_a_fault_again() -> None:
     book = Book()
     book.take(event("agent_stopped", gpu=None, source="agent"), silence(30), silence(59, "cleared"))
