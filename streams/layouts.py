@@ -74,16 +74,19 @@ class Alike:
     """(R, G)"""
 
 
-def alike(schema: Schema, bodies: Sequence[bytes]) -> tuple[list[Alike], NDArray[np.int64]]:
-    """The bodies by shape, and the numbers of those that fit none."""
+def alike(schema: Schema, messages: Sequence[bytes], head: int = 0) -> tuple[list[Alike], NDArray[np.int64]]:
+    """The messages by the shape of their bodies, and the numbers of those that fit none.
+
+    A body begins behind `head` bytes of each message.
+    """
     plan = _plan(schema)
-    left = np.arange(len(bodies), dtype=np.int64)
-    if plan is None or not bodies:
+    left = np.arange(len(messages), dtype=np.int64)
+    if plan is None or not messages:
         return [], left
-    blob = b"".join(bodies)
-    sizes = np.fromiter(map(len, bodies), np.int64, len(bodies))
+    blob = b"".join((*messages, bytes(_PAD)))
+    sizes = np.fromiter(map(len, messages), np.int64, len(messages))
     ends = np.cumsum(sizes)
-    cursor = _Cursor(np.frombuffer(blob + b"\0" * _PAD, np.uint8), ends - sizes, ends)
+    cursor = _Cursor(np.frombuffer(blob, np.uint8), ends - sizes + head, ends)
     begin = cursor.at.copy()
     for _ in _WHO:
         cursor.skip(cursor.long())

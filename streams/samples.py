@@ -162,14 +162,16 @@ class SampleDecoder:
         bad: dict[int, tuple[str, str]] = {}
         parts: list[tuple[NDArray[np.int64], SampleColumns]] = []
         for schema, numbers in self._by_schema(messages, bad).items():
-            bodies = [cast("bytes", messages[number].value)[HEADER_BYTES:] for number in numbers]
+            values = [cast("bytes", messages[number].value) for number in numbers]
             places = np.array(numbers, np.int64)
-            found, left = alike(schema, bodies)
+            found, left = alike(schema, values, HEADER_BYTES)
             for one in found:
                 rows = places[one.rows]
                 parts.append((rows, _of_alike(self.table, one, arrived_ms[rows])))
             if len(left):
-                kept, frame = self._decodable(schema, [(int(places[row]), bodies[row]) for row in left], bad)
+                kept, frame = self._decodable(
+                    schema, [(int(places[row]), values[row][HEADER_BYTES:]) for row in left], bad
+                )
                 if frame is not None:
                     rows = np.array(kept, np.int64)
                     parts.append((rows, _of_frame(self.table, frame, arrived_ms[rows])))

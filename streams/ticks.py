@@ -161,7 +161,7 @@ class TickWindow:
         heard_at: NDArray[np.int64],
     ) -> None:
         """Note who was heard when."""
-        was_read = ~np.isnan(columns.values).all(axis=0) | (columns.throttle != UNKNOWN_BITS)
+        was_read = _was_read(columns)
         lag_ms = (columns.arrived_ms - np.clip(columns.tick_ms, -_LAST_MS, _LAST_MS)).astype(np.float64)
         reading_heard_at = np.repeat(heard_at, columns.gpu_count)
         for tick in np.unique(heard_at[heard_at != NEVER_MS]).tolist():
@@ -220,6 +220,16 @@ class TickWindow:
             tick_ms, values, done.throttle, done.node_present, done.gpu_read, self.roster,
             done.node_lag_ms, anew, aside,
         )  # fmt: skip
+
+
+def _was_read(columns: SampleColumns) -> NDArray[np.bool_]:
+    """(N,) of which readings anything at all was read. Ends with the metric that leaves none open, mostly the first."""
+    read: NDArray[np.bool_] = columns.throttle != UNKNOWN_BITS
+    for values in columns.values:
+        if read.all():
+            break
+        read |= ~np.isnan(values)
+    return read
 
 
 class _News:

@@ -74,6 +74,10 @@ class Rule(Finding, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return _back(self)
 
 
+Rack = Literal["few_comparable", "small_nodes"]
+"""When the rack stands in for the node."""
+
+
 class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which GPUs are comparable at a tick, and what the comparison gives: see `streams/detectors/beside.py`."""
 
@@ -90,7 +94,7 @@ class Beside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Not GPUs with any of these throttle reasons: they explain the deviation, and have rules of their own."""
     least: int = 4
     """So many comparable GPUs there must be, the GPU itself among them."""
-    rack: Literal["few_comparable", "small_nodes"] = "few_comparable"
+    rack: Rack = "few_comparable"
     """When the rack stands in for the node: where too few of the node are comparable just then; or only where the node
     has fewer than `least` GPUs at all, so that a GPU is always held against the same ones."""
 

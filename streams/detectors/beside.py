@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.catalog.rules import Beside
+from schemas.catalog.rules import Beside, Rack
 from streams.roster import Roster
 from streams.tables import METRICS
 from streams.ticks import Tick
@@ -96,35 +96,47 @@ class Comparison:
 
     def __init__(self, row: int, spec: Beside, groups: Groups) -> None:
         self._row, self._spec, self._groups = row, spec, groups
-        self._done: tuple[Tick, Distances] | None = None
+        self._beside_node: tuple[Tick, NDArray[np.bool_], Distances] | None = None
+        self._done: dict[str, Distances] = {}
+        """By when the rack stands in, of the tick above."""
 
-    def of(self, tick: Tick) -> Distances:
-        """The distances at a tick."""
-        if self._done is None or self._done[0] is not tick:
+    def of(self, tick: Tick, rack: Rack = "few_comparable") -> Distances:
+        """The distances at a tick; `rack` is when the rack stands in for the node, whatever the spec says."""
+        if self._beside_node is None or self._beside_node[0] is not tick:
             self._groups.follow(tick.roster)
-            self._done = (tick, self._compare(tick))
-        return self._done[1]
+            comparable = self._comparable(tick)
+            values = tick.values[self._row]
+            groups = self._groups
+            found = self._among(tick, values, comparable, groups.node_members, groups.of_node)
+            self._beside_node, self._done = (tick, comparable, found), {}
+        if rack not in self._done:
+            self._done[rack] = self._with_rack(*self._beside_node, rack)
+        return self._done[rack]
 
-    def _compare(self, tick: Tick) -> Distances:
-        spec, groups = self._spec, self._groups
-        values = tick.values[self._row]
+    def _comparable(self, tick: Tick) -> NDArray[np.bool_]:
+        spec, values = self._spec, tick.values[self._row]
         comparable = (np.abs(values) <= LARGEST) & (tick.values[_BUSY] >= spec.busy_percent)
         if spec.excused_bits:
             comparable &= (tick.throttle < 0) | ((tick.throttle & spec.excused_bits) == 0)
         if spec.power_share is not None or spec.at_no_power is not None:
             comparable &= (tick.values[_POWER] > 0) & (tick.values[_POWER] <= LARGEST)
-        found = self._among(tick, values, comparable, groups.node_members, groups.of_node)
+        return np.asarray(comparable)
+
+    def _with_rack(self, tick: Tick, comparable: NDArray[np.bool_], found: Distances, rack: Rack) -> Distances:
+        """The same, with the rack for those who have too few in their node."""
+        groups = self._groups
         left = comparable & np.isnan(found.value)
-        if spec.rack == "small_nodes":
-            left &= groups.node_size < spec.least
-        if left.any():
-            wider = self._among(tick, values, comparable, groups.rack_members, groups.of_rack, only=left)
-            found = Distances(
-                np.where(left, wider.value, found.value),
-                np.where(left, wider.scale, found.scale),
-                np.where(left, wider.centre, found.centre),
-            )
-        return found
+        if rack == "small_nodes":
+            left &= groups.node_size < self._spec.least
+        if not left.any():
+            return found
+        values = tick.values[self._row]
+        wider = self._among(tick, values, comparable, groups.rack_members, groups.of_rack, only=left)
+        return Distances(
+            np.where(left, wider.value, found.value),
+            np.where(left, wider.scale, found.scale),
+            np.where(left, wider.centre, found.centre),
+        )
 
     def _among(
         self,

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.catalog.rules import LevelRule
+from schemas.catalog.rules import LevelRule, Rack
 from schemas.records import Anomaly
 from streams.detectors.beside import LARGEST, Comparison
 from streams.detectors.held import Flip, Held, begins, finding, gpus_longest_gap_ms, own
@@ -52,6 +52,7 @@ class LevelDetector:
     ) -> None:
         self._metric, self._row, self._unit, self._rule, self._comparison = metric, row, unit, rule, comparison
         self._tick_ms = tick_ms
+        self._rack: Rack = rule.beside.rack if rule.beside else "few_comparable"
         self._limits = Limits(rule, skus)
         self._longer_ms = np.sqrt(rule.short_ms * rule.warmup_ms)
         self._held = Held(for_ms=rule.for_ms, clear_for_ms=rule.clear_for_ms)
@@ -76,7 +77,7 @@ class LevelDetector:
         """Take the next tick in; gives whose level has left its baseline, or is back."""
         self._limits.follow(tick.roster)
         self._grow(tick.roster)
-        values = tick.values[self._row] if self._comparison is None else self._comparison.of(tick).value
+        values = tick.values[self._row] if self._comparison is None else self._comparison.of(tick, self._rack).value
         with np.errstate(invalid="ignore"):
             known = np.abs(values) <= LARGEST
         self._learn(tick, values, known)

@@ -79,6 +79,8 @@ class Limits(Generic[R]):
                 self._rules.append(variant)
         self._variant_of: list[int] = []
         """By number of the SKU."""
+        self._found: dict[str, NDArray[np.float32]] = {}
+        """Each limit of all variants."""
         self._codes: NDArray[np.int32] = np.empty(0, np.int32)
         self._which: NDArray[np.int64] | None = None
 
@@ -92,8 +94,10 @@ class Limits(Generic[R]):
 
     def each(self, name: str) -> Any:
         """A limit by the name of its field or property: one for all, or (G,) one for each GPU."""
-        found = [getattr(rule, name) for rule in self._rules]
-        return np.float32(found[0]) if self._which is None else np.array(found, np.float32)[self._which]
+        if name not in self._found:
+            self._found[name] = np.array([getattr(rule, name) for rule in self._rules], np.float32)
+        found = self._found[name]
+        return found[0] if self._which is None else found[self._which]
 
     def of(self, gpu: int) -> R:
         """The rule as it is for one GPU."""

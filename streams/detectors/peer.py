@@ -45,7 +45,7 @@ class PeerDetector:
         """Take the next tick in; gives who has begun, or ceased, to stand out among its peers."""
         self._held.grow(tick.roster.gpus)
         self._limits.follow(tick.roster)
-        found, rule = self._comparison.of(tick), self._rule
+        found, rule = self._comparison.of(tick, self._rule.beside.rack), self._rule
         usual = 1.0 if self._is_ratio else 0.0
         with np.errstate(invalid="ignore"):
             away = np.abs(found.value - np.float32(usual)) >= np.float32(rule.deviations) * found.scale

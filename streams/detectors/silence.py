@@ -41,10 +41,11 @@ class SilenceDetector:
         patience_ms = np.maximum(self._silence_ms, _INTERVALS * roster.node_interval_ms)
         node_of_gpu = roster.gpu_node
         # While its node says nothing, nothing is known of a GPU: that time does not count towards its own silence.
-        expected_ms = np.maximum(roster.node_interval_ms, self._tick_ms)
-        missed_ms = np.maximum(0, tick.tick_ms - self._nodes.last_ms - expected_ms)
         asked = tick.node_present[node_of_gpu]
-        self._gpus.excuse(asked & ~tick.gpu_read, missed_ms[node_of_gpu])
+        if not tick.gpu_read.all():
+            expected_ms = np.maximum(roster.node_interval_ms, self._tick_ms)
+            missed_ms = np.maximum(0, tick.tick_ms - self._nodes.last_ms - expected_ms)
+            self._gpus.excuse(asked & ~tick.gpu_read, missed_ms[node_of_gpu])
         for node, since_ms in self._nodes.hear(tick.node_present, tick.tick_ms, patience_ms):
             place = roster.nodes[node]
             silent = bool(self._nodes.silent[node])
@@ -138,6 +139,9 @@ class _Heard:
 
         Only who is `asked` can be found silent; None asks all.
         """
+        if present.all() and not self.silent.any():
+            self.last_ms[:] = now_ms
+            return iter(())
         back = np.flatnonzero(present & self.silent)
         due = ~present & ~self.silent & (now_ms - self.last_ms >= patience_ms)
         gone = np.flatnonzero(due if asked is None else due & asked)
