@@ -190,7 +190,9 @@ class _Cursor:
 
     def peek(self, blob: bytes, count: int) -> NDArray[np.uint8]:
         """(R, count) the bytes from here on; zeros where the run of bodies ends before."""
-        cut = b"".join([blob[at : at + count].ljust(count, b"\0") for at in self.at.tolist()])
+        cut = b"".join([blob[at : at + count] for at in self.at.tolist()])
+        if len(cut) < count * len(self.at):
+            cut = b"".join([blob[at : at + count].ljust(count, b"\0") for at in self.at.tolist()])
         return np.frombuffer(cut, np.uint8).reshape(len(self.at), count)
 
 

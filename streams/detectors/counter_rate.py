@@ -25,6 +25,8 @@ _NEAR_TOP = 0.75
 _PARTS = 6
 """A span is kept in so many parts and the one that is under way."""
 _HOUR_MS = 3_600_000
+_LATELY_MS = 90_000
+"""Who was read within so long before a span was kept is read back from the log."""
 
 
 def growth(before: Doubles, now: Doubles, *, wraps_at: float | None = None) -> Doubles:
@@ -46,7 +48,9 @@ def growth(before: Doubles, now: Doubles, *, wraps_at: float | None = None) -> D
 
 
 class Kept(msgspec.Struct):
-    """What has to be kept of a span that is longer than the log that is read back: the GPUs that have grown at all."""
+    """What has to be kept of a span that is longer than the log that is read back: the GPUs that have grown at all, and
+    those that have not been read lately.
+    """
 
     since_ms: int
     """Since when all growth is counted."""
@@ -54,6 +58,8 @@ class Kept(msgspec.Struct):
     """The last tick that is counted."""
     grown: dict[str, list[tuple[int, float]]]
     """GPU serial to the parts of the span, by number, in which it has grown, and by how much."""
+    bases: dict[str, tuple[float, int, int]] = {}
+    """GPU serial to its last reading, when that was, and which of the counters it was of."""
 
 
 class Spans:
@@ -82,6 +88,8 @@ class Spans:
         """Growth up to here is counted already: it was restored."""
         self._restored: dict[str, list[tuple[int, float]]] = {}
         """What is kept of GPUs that have not been met yet."""
+        self._bases: dict[str, tuple[float, int, int]] = {}
+        """Likewise."""
         self._names: Sequence[str] = ()
         self._ticked_ms = NEVER_MS
 
@@ -122,11 +130,15 @@ class Spans:
         grown = {name: parts for name, parts in self._restored.items() if max(parts)[0] in places.values()}
         for place, gpu in np.argwhere(self._grown > 0).tolist():
             grown.setdefault(self._names[gpu], []).append((places[place], float(self._grown[place, gpu])))
-        return Kept(self._since_ms, self._ticked_ms, grown)
+        bases = dict(self._bases)
+        for gpu in np.flatnonzero((self._base_ms < self._ticked_ms - _LATELY_MS) & ~np.isnan(self._base)).tolist():
+            bases[self._names[gpu]] = float(self._base[gpu]), int(self._base_ms[gpu]), int(self._stood_in[gpu])
+        return Kept(self._since_ms, self._ticked_ms, grown, bases)
 
     def recall(self, kept: Kept) -> None:
         """Go on from what was kept. Ticks up to then only say where the counters stand."""
-        self._since_ms, self._through_ms, self._restored = kept.since_ms, kept.through_ms, kept.grown
+        self._since_ms, self._through_ms = kept.since_ms, kept.through_ms
+        self._restored, self._bases = kept.grown, kept.bases
         if kept.since_ms != NEVER_MS:
             self._part = kept.through_ms // self._part_ms
 
@@ -155,6 +167,8 @@ class Spans:
             for part, grown in self._restored.pop(name, ()):
                 if self._part - _PARTS <= part <= self._part:
                     self._grown[part % (_PARTS + 1), gpu] = grown
+            if name in self._bases:
+                self._base[gpu], self._base_ms[gpu], self._stood_in[gpu] = self._bases.pop(name)
 
 
 class CounterRateDetector:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.records import Anomaly
-from streams.detect import SampleProcessor
-from streams.partitions import SamplePartition
+from schemas.records import Anomaly, Record
+from streams.detect import CounterProcessor, Processor, SampleProcessor
+from streams.partitions import CounterPartition, SamplePartition
 from streams.settings import StreamsSettings
-from tests.streams_scenes import CODEC, START_MS, Message, log, message, runs, sample
+from tests.streams_scenes import CODEC, START_MS, Message, counters, log, message, runs, sample
 
 SETTINGS = StreamsSettings()
 NAN = float("nan")
 NODES = ("n1", "n2", "n3")
 cuts = st.lists(st.integers(0, 10**6), max_size=12)
+seeds = st.integers(0, 2**32)
 
 
 @st.composite
@@ -104,8 +105,48 @@ def working_logs(draw: st.DrawFn) -> list[Message]:
     return log(made)
 
 
-def anomalies(parts: Sequence[Sequence[Message]]) -> list[Anomaly]:
-    processor = SampleProcessor(SETTINGS, CODEC)
+def counted_log(seed: int) -> list[Message]:
+    """Some hours of a rack's counters: ones that rise, resets, reboots, gaps, two sources, lanes that are lost, clocks
+    that are off, and all that can befall a log.
+    """
+    made: list[Message] = []
+    random = Random(seed)
+    length = random.randrange(120, 300)
+    rising = random.randrange(length), random.randrange(5, 200)
+    narrow = random.randrange(length), random.randrange(60)
+    reset_at = random.randrange(400)
+    quiet = {node: (random.randrange(300), random.randrange(90)) for node in NODES}
+    off_s = {node: random.choice([0, 0, 0, 40, -40, -3600]) for node in NODES}
+    nvml_until = random.randrange(50, 800)
+    total = 1000.0
+    for step in range(length):
+        total = 0.0 if step == reset_at else total + (random.randrange(4) if rising[0] <= step < sum(rising) else 0)
+        for node in random.sample(NODES, len(NODES)):
+            if quiet[node][0] <= step < sum(quiet[node]):
+                continue
+            lanes = 8.0 if node == "n2" and narrow[0] <= step < sum(narrow) else 16.0
+            row = {
+                "ecc_volatile_dram_correctable": [total if node == "n1" else 5.0, random.choice([7.0, 7.0, NAN])],
+                "row_remap_correctable": [total // 40, 0.0],
+                "nvlink_replays": [total * 20, total],
+                "pcie_width": [lanes, 16.0],
+                "pcie_width_max": [16.0, 16.0],
+            }
+            at_ms = START_MS + 30_000 * step + random.randrange(20_000)
+            if step < nvml_until or node != "n1":
+                one = counters(node, 30 * step + off_s[node], 2, **row)
+                made.append(message(one, at_ms=at_ms))
+            if node == "n1":
+                stale = {name: [value - 3 for value in values] for name, values in row.items()}
+                one = counters(node, 30 * step + off_s[node], 2, source="dcgm", interval_ms=15_000, **stale)
+                made.append(message(one, at_ms=at_ms))
+        if random.random() < 0.02 and made:
+            made += [message(b"junk", at_ms=made[-1].timestamp), made[random.randrange(len(made))]]
+    return log(made)
+
+
+def anomalies(parts: Sequence[Sequence[Message]], processor: Processor | None = None) -> list[Anomaly]:
+    processor = processor or SampleProcessor(SETTINGS, CODEC)
     return [one for run in parts if run for one in processor.run(run).anomalies]
 
 
@@ -166,6 +207,58 @@ def test_a_run_that_is_delivered_twice_changes_nothing(messages: list[Message], 
 def test_a_kill_after_any_run_gives_the_same_anomalies(messages: list[Message], where: list[int], redone: int) -> None:
     """Each run is the last one of a worker that is killed before its last `redone` runs were committed."""
     kill_between(messages, runs(messages, where), redone)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seeds, cuts, st.integers(0, 100))
+def test_so_do_counters_however_they_are_cut_and_delivered_twice(seed: int, where: list[int], twice: int) -> None:
+    messages = counted_log(seed)
+    parts = runs(messages, where)
+    at = twice % len(parts)
+    straight = anomalies([messages], CounterProcessor(SETTINGS, CODEC))
+    assert anomalies([*parts[: at + 1], *parts[at:]], CounterProcessor(SETTINGS, CODEC)) == straight
+
+
+def test_the_logs_of_counters_are_ones_in_which_much_is_found() -> None:
+    logs_ = (counted_log(seed) for seed in range(12))
+    found = {
+        f"{one.rule} {one.state}" for log_ in logs_ for one in anomalies([log_], CounterProcessor(SETTINGS, CODEC))
+    }
+    assert found >= {
+        "corrected_errors_rise raised", "corrected_errors_rise cleared", "corrected_errors_keep_coming raised",
+        "nvlink_replays_rise raised", "rows_remapped_for_corrected_errors raised", "pcie_link_narrow raised",
+        "pcie_link_narrow cleared",
+    }  # fmt: skip
+
+
+@settings(max_examples=10, deadline=None)
+@given(seeds, st.lists(st.integers(0, 10**6), min_size=1, max_size=4), st.integers(0, 1))
+def test_a_kill_gives_the_same_findings_on_counters_though_little_of_the_log_is_read_back(
+    seed: int, where: list[int], redone: int
+) -> None:
+    """What spans of hours and days have counted is kept, and goes on from there. GPUs are met in another order then."""
+    messages = counted_log(seed)
+
+    def known(found: Iterable[Record]) -> set[tuple[str, str]]:
+        of_spans = (one for one in found if isinstance(one, Anomaly) and one.detector != "agreement")
+        return {(one.anomaly_id, one.state) for one in of_spans}
+
+    memory: dict[str, bytes] = {}
+    written: set[tuple[str, str]] = set()
+    parts = runs(messages, where)
+    for number in range(len(parts)):
+        begin = max(0, number - redone)
+        first = parts[begin][0].offset
+        held = CounterPartition(SETTINGS, CODEC, memory, first, len(messages))
+        since_ms = held.rebuild_from_ms(messages[first].timestamp)
+        held.rebuild([one for one in messages[:first] if one.timestamp >= since_ms])
+        held.resume(first, START_MS)
+        for run in parts[begin : number + 1]:
+            outcome = held.run(run, START_MS)
+            written |= known(outcome.records)
+            kept = memory | outcome.memory
+            memory = {key: state for key, state in kept.items() if state is not None}
+    assert written == known(anomalies([messages], CounterProcessor(SETTINGS, CODEC)))
 
 
 def kill_between(messages: list[Message], parts: list[list[Message]], redone: int) -> None:
