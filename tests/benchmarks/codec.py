@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tests.benchmarks.context import Context
-from tests.benchmarks.table import Row, count, times
+from tests.benchmarks.table import Row, count, judged, times
 
 _LIMIT_S = 120.0
+_STATE_BYTES = 4096
 
 
 def run(context: Context) -> Iterable[Row]:
@@ -26,6 +27,17 @@ def run(context: Context) -> Iterable[Row]:
         f"record by record {count(single)}: {times(block / single)}",
     )
     yield Row("decode, gather into ticks, run all detectors", f"{count(found['process'])} GPU samples/s")
+    yield Row(
+        "the same for counters, a run of one tick of 250 nodes",
+        f"{count(found['counters'])} GPU readings/s",
+        "a GPU is read each 30 s",
+    )
+    yield judged(
+        "memory of windows and detectors, samples and counters",
+        f"{found['state_bytes']:.0f} bytes/GPU",
+        "≤ 4096 bytes",
+        met=found["state_bytes"] <= _STATE_BYTES,
+    )
     yield Row("kernel log, 1 line in 100 an XID", f"{count(found['kernel_lines'])} lines/s")
     yield Row(
         "spool to disk",

@@ -16,10 +16,11 @@ from producers.simulate.fleet import SimulatedFleet
 from producers.spool import Spool
 from schemas.codec import SingleObjectCodec
 from schemas.records import GpuSample
-from schemas.topics import SAMPLES
-from streams.detect import SampleProcessor
+from schemas.topics import COUNTERS, SAMPLES
+from streams.detect import CounterProcessor, SampleProcessor
 from streams.samples import SampleDecoder
 from streams.settings import StreamsSettings
+from tests.state_bytes import state_bytes
 
 _PASSES = 5
 _START_MS = 1_790_000_000_000
@@ -63,6 +64,7 @@ def main(given: dict[str, Any]) -> None:
         "decode_single": _best(8 * len(some), lambda: [codec.decode(m.value, GpuSample) for m in log[: len(some)]]),
         "decode_block": _best(readings, lambda: decode(runs[0])),
         "process": _best(readings, lambda: processor.run(next(going))),
+        **_counters(codec),
         "kernel_lines": _best(len(lines), lambda: _read(lines)),
         "simulate": _best(8 * _NODES, lambda: list(fleet.encoded(fleet.step(), 0))),
     }
@@ -74,6 +76,30 @@ def main(given: dict[str, Any]) -> None:
         spool.close()
     found["message_bytes"] = sum(len(m.value or b"") for m in log) / len(log)
     print(json.dumps(found))
+
+
+def _counters(codec: SingleObjectCodec) -> dict[str, float]:
+    """How fast counters are dealt with, and what a GPU costs with its samples and its counters."""
+    settings = StreamsSettings()
+    fleet = SimulatedFleet(
+        SimulateSettings(racks=(RackSpec(kind="hgx", racks=_NODES // 10, nodes=10),), faults=()), _START_MS
+    )
+    samples, counters = SampleProcessor(settings, codec), CounterProcessor(settings, codec)
+    logs: dict[str, list[Message]] = {SAMPLES: [], COUNTERS: []}
+    for _ in range(30 * (1 + _PASSES)):
+        step = fleet.step()
+        for topic, encoded in (
+            (SAMPLES, fleet.encoded(step, step.tick_ms)),
+            (COUNTERS, fleet.encoded_counters(step, step.tick_ms)),
+        ):
+            logs[topic] += [Message(topic, 0, 0, step.tick_ms, b"", body) for _, body in encoded]
+        samples.run(logs[SAMPLES])
+        logs[SAMPLES].clear()
+    runs = [logs[COUNTERS][at : at + _NODES] for at in range(0, len(logs[COUNTERS]), _NODES)]
+    counters.run(runs[0])
+    going = iter(runs[1:])
+    per_s = _best(8 * _NODES, lambda: counters.run(next(going)))
+    return {"counters": per_s, "state_bytes": state_bytes(samples, counters) / (8 * _NODES)}
 
 
 def _best(things: int, work: Callable[[], object]) -> float:
