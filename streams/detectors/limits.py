@@ -104,12 +104,12 @@ class Limits(Generic[R]):
         return self._rules[0 if self._which is None else int(self._which[gpu])]
 
     def told(self, gpu: int) -> str:
-        """Whose limit it is, to be said behind it; nothing where it is the same for all."""
+        """Whose limit it is, to be said behind it; nothing where it is that of all whose SKU has none of its own."""
         if self._which is None:
             return ""
         if which := int(self._which[gpu]):
             return f" (limit for {self._patterns[which]})"
-        return " (limit for all)" if self._codes[gpu] else " (limit for all; its SKU is not known)"
+        return "" if self._codes[gpu] else " (limit for all: its SKU is not known)"
 
     def _variant(self, sku: str) -> int:
         fits = (at for at, pattern in enumerate(self._patterns) if at and sku and fnmatchcase(sku, pattern))
