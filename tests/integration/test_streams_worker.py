@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from infra.kafka import EmbeddedKafka
 from infra.topics import provision, wanted
-from schemas.records import Anomaly, DeadLetter, Fault, GpuSample, Incident
-from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, INVENTORY, SAMPLES
+from schemas.records import Anomaly, DeadLetter, Fault, GpuCounters, GpuSample, Incident
+from schemas.topics import ANOMALIES, COUNTERS, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, INVENTORY, SAMPLES
 from streams.settings import StreamsSettings
 from tests.streams_processes import Kafka, WorkerProcess, wait_until
-from tests.streams_scenes import event, fault, in_inventory, sample
+from tests.streams_scenes import counters, event, fault, in_inventory, sample
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -117,6 +117,35 @@ def test_records_come_out_of_what_goes_in_and_bad_ones_go_to_the_dead_letters(
         assert worker.stop() == 0, worker.said()
         assert "Traceback" not in worker.said()
         assert "overlapping" not in worker.said()
+
+
+def counted(begin_s: int, end_s: int, errors: Callable[[int], int]) -> Iterator[tuple[str, GpuCounters | bytes]]:
+    """Counters of one node, and something that is none."""
+    yield "rack-0", b"junk"
+    for at_s in range(begin_s, end_s, 30):
+        total = float(errors(at_s))
+        yield "rack-0", counters("rack-0-n0", at_s, 2, rack="rack-0", ecc_volatile_dram_correctable=[total, 0.0])
+
+
+def test_what_counters_have_grown_by_outlives_the_worker_that_counted_it(kafka: Kafka, tmp_path: Path) -> None:
+    """Six errors are counted by one worker, six by its successor; together they are too many for an hour."""
+    with WorkerProcess(kafka.bootstrap, tmp_path / "first", BY_THE_LOG) as first:
+        kafka.send(COUNTERS, counted(0, 1200, lambda at_s: min(6, at_s // 100)))
+        wait_until(lambda: kafka.is_handled(BY_THE_LOG.app_id, COUNTERS), "the first worker has handled them")
+        assert kafka.records(ANOMALIES, Anomaly) == []
+        first.kill()
+    with WorkerProcess(kafka.bootstrap, tmp_path / "second", BY_THE_LOG) as second:
+        kafka.send(COUNTERS, counted(1200, 2400, lambda at_s: min(12, at_s // 100 - 6)))
+        wait_until(lambda: kafka.records(FAULTS, Fault), "a fault")
+        (found,) = kafka.records(ANOMALIES, Anomaly)
+        assert (found.rule, found.component, found.value) == ("corrected_errors_rise", "gpu:rack-0-n0-0", 11)
+        (opened,) = kafka.records(FAULTS, Fault)
+        assert (opened.fault_class, opened.severity, opened.node) == ("memory_correctable", "warning", "rack-0-n0")
+        assert second.stop() == 0, second.said()
+        assert "Traceback" not in second.said()
+    letters = kafka.records(DEAD_LETTERS, DeadLetter)
+    assert Counter((one.topic, one.reason) for one in letters) == {(COUNTERS, "not_avro"): 2}
+    assert [one for one in kafka.records(INCIDENTS, Incident) if one.page] == [], "an early warning wakes nobody"
 
 
 class Feed(threading.Thread):
