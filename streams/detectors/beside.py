@@ -186,13 +186,15 @@ def _gathered(values: Floats, members: NDArray[np.int64]) -> Floats:
 
 def _medians(table: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """(rows,) the median of what is no NaN in each row, NaN where nothing is; and how many these are."""
-    counts = table.shape[1] - np.isnan(table).sum(axis=1)
+    width = table.shape[1]
+    ordered = np.sort(table, axis=1)  # NaN comes last
+    if width and not np.isnan(ordered[:, -1]).any():
+        middle = (ordered[:, (width - 1) // 2] + ordered[:, width // 2]) / 2
+        return np.asarray(middle, np.float32), np.full(len(table), width)
+    counts = width - np.isnan(ordered).sum(axis=1)
     if not table.size:
         return np.full(len(table), np.nan, np.float32), counts
-    ordered = np.sort(table, axis=1)  # NaN comes last
     rows = np.arange(len(table))
-    lower, upper = (
-        ordered[rows, np.maximum(counts - 1, 0) // 2],
-        ordered[rows, np.minimum(counts // 2, table.shape[1] - 1)],
-    )
+    lower = ordered[rows, np.maximum(counts - 1, 0) // 2]
+    upper = ordered[rows, np.minimum(counts // 2, width - 1)]
     return np.where(counts > 0, (lower + upper) / 2, _NOT), counts
