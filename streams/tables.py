@@ -19,7 +19,7 @@ SOURCES: tuple[str, ...] = ("nvml", "dcgm", "nvidia_smi")
 to half a minute ago, and nvidia-smi stands in where there is neither."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Table:
     """Arrays over the GPUs of a node, one record per node and tick."""
 

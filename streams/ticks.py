@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.columns import SampleColumns
 from streams.roster import NEVER_MS, Roster
-from streams.samples import SampleColumns
 from streams.speakers import Speakers
 from streams.tables import SAMPLE_TABLE, UNKNOWN_BITS, Table
 

@@ -11,7 +11,8 @@ from schemas.codec import SingleObjectCodec
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly, Fault, GpuCounters, GpuSample, HardwareEvent, InventoryRecord, Record
 from schemas.topics import ANOMALIES, COUNTERS, EVENTS, FAULTS, SAMPLES
-from streams.samples import SampleColumns, SampleDecoder
+from streams.columns import SampleColumns
+from streams.samples import SampleDecoder
 
 CODEC = SingleObjectCodec()
 START_MS = 1_700_000_000_000
