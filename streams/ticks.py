@@ -22,11 +22,10 @@ from streams.columns import SampleColumns
 from streams.roster import NEVER_MS, Roster
 from streams.speakers import Speakers
 from streams.tables import SAMPLE_TABLE, UNKNOWN_BITS, Table
+from streams.time import LAST_MS, PartitionTime, on_grid
 
 _LONGEST_WALK_TICKS = 600
 """So many empty ticks are closed one by one; a longer time in which nothing came is then crossed in one step."""
-_LAST_MS = 253_402_300_800_000
-"""The year 10000: a clock that says more, or as much before 1970, says just that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +104,7 @@ class TickWindow:
         self.late_messages = 0
         """Messages that came after their tick had closed; they are kept for history, not for detection."""
         self._table = table
+        self._time = PartitionTime(tick_ms)
         self._news = _News()
         self._speakers = Speakers() if table.has_sources else None
         self._open: dict[int, _OpenTick] = {}
@@ -115,39 +115,26 @@ class TickWindow:
             yield from self._add(columns)
             return
         # Who is new must not be in the roster of ticks that closed before: he would have been silent in them.
-        moves = np.flatnonzero(np.diff(self._newest(columns))) + 1
+        newest = self._time.go_on(columns, self.newest_ms).newest
+        moves = np.flatnonzero(np.diff(newest)) + 1
         for first, end in pairwise(sorted({0, *moves.tolist(), len(columns.tick_ms)})):
             yield from self._add(columns.part(first, end))
 
-    def _on_grid(self, times_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.clip(times_ms, 0, _LAST_MS) // self.tick_ms * self.tick_ms
-
-    def _came_at(self, columns: SampleColumns) -> NDArray[np.int64]:
-        """(R,) the tick of each message; that of its arrival where its own lies later, or cannot be true."""
-        believed = np.where(columns.usable, np.minimum(columns.tick_ms, columns.arrived_ms), columns.arrived_ms)
-        return self._on_grid(believed)
-
-    def _newest(self, columns: SampleColumns) -> NDArray[np.int64]:
-        """(R + 1,) the highest tick before the first message and after each."""
-        # A clock that runs ahead of the broker's does not move the watermark: it would make all others late.
-        return np.maximum.accumulate(np.concatenate(([self.newest_ms], self._came_at(columns))))
-
     def _add(self, columns: SampleColumns) -> Iterator[Tick]:
         nodes, gpus = self.roster.resolve(columns)
-        ticks = self._on_grid(columns.tick_ms)
-        newest = self._newest(columns)
+        ticks = on_grid(columns.tick_ms, self.tick_ms)
+        came_at, newest, self._time = self._time.go_on(columns, self.newest_ms)
         closed = np.maximum((newest[:-1] - self.grace_ms) // self.tick_ms * self.tick_ms, self.closed_ms)
         # Readings wait for their tick, be it ahead of time; a node is heard when its message has come.
         in_time = ticks > closed
         self.late_messages += int(np.count_nonzero(columns.usable & ~in_time))
         reads_at = np.where(in_time & columns.usable, ticks, NEVER_MS)
-        came_at = self._came_at(columns)
         # A node whose readings come late is not silent, nor are its GPUs: they count as heard at the partition's time.
         # What it had sent before and is delivered again says nothing of it.
         is_late = came_at <= closed
         is_news = self._news.note(nodes, columns.boot_code, columns.sequence, asked=is_late)
         late_at = np.where(is_news, np.maximum(newest[:-1], closed + self.tick_ms), NEVER_MS)
-        heard_at = np.where(is_late, late_at, came_at)
+        heard_at = np.where(came_at == NEVER_MS, NEVER_MS, np.where(is_late, late_at, came_at))
         self._hear(columns, nodes, gpus, heard_at)
         self._read(columns, gpus, reads_at)
         self.newest_ms = int(newest[-1])
@@ -162,7 +149,7 @@ class TickWindow:
     ) -> None:
         """Note who was heard when."""
         was_read = _was_read(columns)
-        lag_ms = (columns.arrived_ms - np.clip(columns.tick_ms, -_LAST_MS, _LAST_MS)).astype(np.float64)
+        lag_ms = (columns.arrived_ms - np.clip(columns.tick_ms, -LAST_MS, LAST_MS)).astype(np.float64)
         reading_heard_at = np.repeat(heard_at, columns.gpu_count)
         for tick in np.unique(heard_at[heard_at != NEVER_MS]).tolist():
             open_tick, here = self._at(tick), heard_at == tick

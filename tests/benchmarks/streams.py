@@ -29,7 +29,7 @@ _SLOW_LIMIT_S = 6.0
 """How long a contender is measured that would take minutes for the whole topic."""
 _LIMIT_S = 60.0
 
-AIM_PER_S = 300_000
+AIM_PER_S = 400_000
 AIM_HAND_WRITTEN, AIM_QUIX = 4, 8
 
 

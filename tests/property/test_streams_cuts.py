@@ -29,7 +29,7 @@ def logs(draw: st.DrawFn) -> list[Message]:
     quiet = {node: (draw(st.integers(0, 70)), draw(st.integers(0, 25))) for node in NODES}
     heat = {node: (draw(st.integers(0, 60)), draw(st.integers(0, 40))) for node in NODES}
     unread = {node: (draw(st.integers(0, 60)), draw(st.integers(0, 30))) for node in NODES}
-    offset_s = {node: draw(st.sampled_from([0, 0, 0, 0.4, -1, -3, -40, 5])) for node in NODES}
+    offset_s = {node: draw(st.sampled_from([0, 0, 0, 0.4, -1, -3, -40, 5, 4000])) for node in NODES}
     interval_s = {node: draw(st.sampled_from([1, 1, 1, 2, 7])) for node in NODES}
     mover_at = draw(st.integers(0, 90))
 

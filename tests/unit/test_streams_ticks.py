@@ -113,6 +113,26 @@ def test_a_clock_that_runs_ahead_does_not_make_the_others_late() -> None:
     assert ticks.newest_ms == START_MS + 3000, "time is the broker's"
 
 
+def test_a_time_that_cannot_be_true_does_not_drag_a_log_of_long_ago_along() -> None:
+    # replayed years later: what the broker's clock shows is of another time than all messages
+    years_ms = 3 * 365 * 86_400_000
+    replayed = [message(sample("n1", second), at_ms=START_MS + years_ms + 10 * second) for second in range(10)]
+    odd = message(sample("odd", 10**9), at_ms=START_MS + years_ms + 55)
+    ticks = window()
+    closed = feed(ticks, *replayed[:6], odd, *replayed[6:])
+    assert seconds(closed) == list(range(8))
+    assert ticks.late_messages == 0
+    assert "odd" in present(closed[5]), "and whose it is was heard at the time of the others"
+
+
+def test_where_no_time_has_ever_been_true_the_brokers_clock_counts_after_a_minute() -> None:
+    ticks = window()
+    odd = [message(sample("only", second + 9999), at_ms=START_MS + 1000 * second) for second in range(120)]
+    closed = [tick for one in odd for tick in feed(ticks, one)]
+    assert seconds(closed) == list(range(60, 118))
+    assert all(present(tick) == {"only"} for tick in closed)
+
+
 def test_without_grace_everybody_but_the_first_is_late_and_still_heard() -> None:
     ticks = window(grace_s=0)
     closed = feed(ticks, *(sample(node, second) for second in range(3) for node in ("n1", "n2")))
