@@ -2,9 +2,11 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-READINGS = Counter("fleetpulse_stream_readings_total", "GPU readings decoded and handed to detectors.")
+READINGS = Counter(
+    "fleetpulse_stream_readings_total", "GPU readings, of samples and of counters, decoded and handed to detectors."
+)
 MESSAGES = Counter("fleetpulse_stream_messages_total", "Messages handled.", ["topic"])
-LATE = Counter("fleetpulse_stream_late_messages_total", "Samples that came after their tick had closed.")
+LATE = Counter("fleetpulse_stream_late_messages_total", "Samples and counters that came after their tick had closed.")
 REJECTED = Counter("fleetpulse_stream_rejected_messages_total", "Messages sent to dead.letters.", ["topic", "reason"])
 FAILED_RUNS = Counter(
     "fleetpulse_stream_failed_runs_total", "Runs in which our own code failed: please report.", ["topic"]

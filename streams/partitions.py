@@ -35,7 +35,7 @@ log = structlog.get_logger()
 Memory = dict[str, bytes | None]
 
 _REDO_MS = 60_000
-"""An anomaly that is over is remembered for so long: far longer than a handled run waits for its commit."""
+"""What is over is remembered for so long: far longer than a handled run waits for its commit."""
 _LONGEST_REBUILD_MS = 3_600_000
 """Of counters, no more of the log than that is read back, however long ago something was kept."""
 _LETTER_BYTES = 500_000
@@ -219,8 +219,8 @@ class Counted(msgspec.Struct):
 class CounterPartition(_Partition):
     """One partition of `gpu.counters`, which keeps what its spans have counted every few minutes.
 
-    Two such states are kept in turn. A run that is done again after a kill begins before the newer one; the older one
-    is far enough back, since a run is committed within seconds.
+    Two such states are kept in turn, the older one at least a minute old by the clock. A run that is done again after
+    a kill may begin before the newer one, but not before the older one, since runs are committed within seconds.
     """
 
     _kind = "standing_count"
@@ -241,17 +241,23 @@ class CounterPartition(_Partition):
         """
         self._counts = CounterProcessor(settings, codec, watched, inventory)
         super().__init__(settings, self._counts, memory, end)
-        newest: dict[str, tuple[int, Kept]] = {}
+        newest: dict[str, Counted] = {}
+        self._slot = 0
+        """Where to keep it next."""
 
         def take_back(key: str, state: bytes) -> None:
+            slot, _, rule = key.partition("|")
             counted = msgspec.msgpack.decode(zlib.decompress(state), type=Counted)
-            rule = key.partition("|")[2]
-            if counted.offset <= first and counted.offset > newest.get(rule, (-1, None))[0]:
-                newest[rule] = counted.offset, counted.kept
+            before = newest.get(rule)
+            if counted.offset <= first and (before is None or counted.offset > before.offset):
+                newest[rule], self._slot = counted, 1 - int(slot)
 
         _recall(memory, "counted", take_back)
-        self._counts.recall({rule: kept for rule, (_, kept) in newest.items()})
-        self._counted_ms = max((kept.through_ms for _, kept in newest.values()), default=NEVER_MS)
+        self._counts.recall({rule: counted.kept for rule, counted in newest.items()})
+        self._counted_ms = min((counted.kept.through_ms for counted in newest.values()), default=NEVER_MS)
+        """The tick up to which something is kept."""
+        self._kept_ms = NEVER_MS
+        """When that was, by the clock."""
 
     def rebuild_from_ms(self, at_ms: int) -> int:
         """From when on the log has to be read back: what was not counted yet, and some to know where counters stand."""
@@ -264,12 +270,12 @@ class CounterPartition(_Partition):
         """Take a run in."""
         outcome = super().run(messages, now_ms)
         closed_ms = self._counts.closed_ms
-        if closed_ms // self._KEEP_EVERY_MS > self._counted_ms // self._KEEP_EVERY_MS:
-            slot = closed_ms // self._KEEP_EVERY_MS % 2
-            self._counted_ms = closed_ms
+        is_due = closed_ms // self._KEEP_EVERY_MS > self._counted_ms // self._KEEP_EVERY_MS
+        if is_due and now_ms - self._kept_ms >= _REDO_MS:
             for rule, kept in self._counts.keep().items():
                 state = msgspec.msgpack.encode(Counted(self.next_offset, kept))
-                outcome.memory[f"counted|{slot}|{rule}"] = zlib.compress(state, 1)
+                outcome.memory[f"counted|{self._slot}|{rule}"] = zlib.compress(state, 1)
+            self._slot, self._counted_ms, self._kept_ms = 1 - self._slot, closed_ms, now_ms
         return outcome
 
 

@@ -254,7 +254,7 @@ def test_a_kill_gives_the_same_findings_on_counters_though_little_of_the_log_is_
         held.rebuild([one for one in messages[:first] if one.timestamp >= since_ms])
         held.resume(first, START_MS)
         for run in parts[begin : number + 1]:
-            outcome = held.run(run, START_MS)
+            outcome = held.run(run, run[-1].timestamp)
             written |= known(outcome.records)
             kept = memory | outcome.memory
             memory = {key: state for key, state in kept.items() if state is not None}
