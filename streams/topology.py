@@ -53,6 +53,8 @@ class Topology:
         """(site, rack) to the nodes in it."""
         self._node_gpus: dict[str, set[str]] = {}
         """Node to the GPUs in it."""
+        self._skus: dict[str, str] = {}
+        """GPU to its SKU: beside the rest, because windows are rebuilt in another thread, and ask there."""
         self.sku_changes = 0
         """Grows whenever the SKU of some GPU has become known, or another one."""
 
@@ -74,7 +76,12 @@ class Topology:
             if self._at_slot.get(slot) == gpu:  # unless another GPU sits there by now
                 del self._at_slot[slot]
         now = known.learn(record)
-        self.sku_changes += known.sku != now.sku
+        if now.sku != self._skus.get(gpu):
+            if now.sku is not None:
+                self._skus[gpu] = now.sku
+            else:
+                del self._skus[gpu]
+            self.sku_changes += 1
         if now.place is not None:
             self._gpus[gpu] = now
             self._node_gpus.setdefault(now.place.node or "", set()).add(gpu)
@@ -103,7 +110,7 @@ class Topology:
 
     def sku_of(self, gpu: str) -> str | None:
         """The SKU of a GPU; None where the inventory does not tell."""
-        return self._gpus.get(gpu, _Known()).sku
+        return self._skus.get(gpu)
 
     def nvlink_domain(self, gpu: str | None, node: str | None) -> str | None:
         """The NVLink domain of a GPU, else of its node, else the node itself."""
