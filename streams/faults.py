@@ -137,6 +137,7 @@ class FaultBook:
             count=max(1, event.count),
             evidence=[evidence],
             observed_ms=event.observed_ms,
+            job=self._topology.job(gpu, event.event_ms) if component_kind == "gpu" else None,
         )
         return written + self._fold(seed, arrived_ms, source, boot_id=event.boot_id, point=_point(event))
 
@@ -174,6 +175,7 @@ class FaultBook:
             count=1,
             evidence=[evidence],
             observed_ms=anomaly.tick_ms,
+            job=self._topology.job(anomaly.gpu, anomaly.begin_ms),
         )
         if anomaly.fault_class == NODE_SILENT and self._was_stopped(anomaly.component):
             # the fault that the stop has opened takes it in: somebody knows why nothing comes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ from schemas.catalog.causes import Causes
 from schemas.codec import CodecError, SingleObjectCodec
 from schemas.records import Anomaly, DeadLetter, Fault, HardwareEvent, Incident, Record
 from schemas.topics import ANOMALIES, EVENTS, FAULTS
-from streams.correlate import Correlator
+from streams.correlate import KINDS, Correlator
 from streams.detect import SampleProcessor
 from streams.faults import FaultBook
 from streams.roster import NEVER_MS
@@ -251,11 +252,16 @@ class IncidentPartition:
         """`ends` as in `FaultPartition`."""
         self._codec = codec
         self._correlator = Correlator(catalog, table, topology, settle_ms=settings.settle_ms)
-        _recall(memory, "incident", lambda _, state: self._correlator.restore(state))
+        for kind in KINDS:
+            _recall(memory, kind, partial(self._take_back, kind))
+        self._correlator.restored()
         self._applied = _applied(memory, ends, FAULTS)
 
     def __len__(self) -> int:
         return len(self._correlator)
+
+    def _take_back(self, kind: str, _: str, state: bytes) -> None:
+        self._correlator.restore(kind, state)
 
     def run(self, messages: Sequence[Message], now_ms: int) -> Outcome:
         """Take a run in."""
@@ -266,13 +272,13 @@ class IncidentPartition:
             except CodecError as error:
                 outcome.rejected.append(Rejected(message, error.reason, str(error)))
         outcome.records += self._correlator.advance(now_ms)
-        outcome.memory = _kept("incident", self._correlator.changes()) | _offsets(self._applied)
+        outcome.memory = self._correlator.changes() | _offsets(self._applied)
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
         """Let time go on."""
         written: list[Incident] = self._correlator.advance(now_ms)
-        return Outcome(list(written), memory=_kept("incident", self._correlator.changes()))
+        return Outcome(list(written), memory=self._correlator.changes())
 
 
 def dead_letter(rejected: Rejected, reader: str, now_ms: int) -> DeadLetter:

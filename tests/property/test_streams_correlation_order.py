@@ -83,7 +83,7 @@ def told(faults: list[Fault], speak_after: set[int] = frozenset()) -> Told:  # t
             said.score,
         )
         for said in newest.values()
-        if not said.reason.startswith("merged into")
+        if said.merged_into is None
     }
 
 
@@ -136,5 +136,5 @@ def test_an_incident_pages_at_most_once_and_only_for_what_stands(
         held = {member.fault_id for member in incident.members}
         bad = [one for one in faults if one.fault_id in held and one.severity == "critical"]
         pages = any(CATALOG.faults[one.fault_class].pages for one in bad)
-        if not incident.reason.startswith("merged into"):
+        if incident.merged_into is None:
             assert pages == (incident.incident_id in paged or correlator._groups[incident.incident_id].paged)

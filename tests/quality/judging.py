@@ -22,7 +22,6 @@ from tests.quality.recording import Arrived, Recording
 
 NEVER_ALARMS = frozenset({"application", "informational"})
 """Classes that are a program's business or nobody's: kept as history, and no alarm whatever their severity."""
-_MERGED = "merged into incident "
 CHAIN_MS = 60_000
 """Time-only chaining joins what follows within so long: alert managers come with half a minute to five."""
 
@@ -281,8 +280,8 @@ def _tell(incidents: dict[str, SeenIncident], incident: Incident) -> None:
     if seen is None:
         incidents[incident.incident_id] = SeenIncident(incident, incident, incident if incident.page else None)
         return
-    if incident.reason.startswith(_MERGED):
-        seen.merged_into = incident.reason.removeprefix(_MERGED)
+    if incident.merged_into is not None:
+        seen.merged_into = incident.merged_into
         return
     seen.newest = incident
     seen.page = seen.page or (incident if incident.page else None)
