@@ -219,7 +219,7 @@ def _of_things(
         what = _PARTS.get(row.of, "nodes")
         pages = row.pages_from_share is not None and parts / known >= row.pages_from_share
         yield Candidate(
-            share * parts / known * unexplained / len(inside) * sure,
+            share * min(1.0, parts / known / row.shows_from_share) * unexplained / len(inside) * sure,
             _component(row.of, thing[2]),
             first,
             explains,

@@ -220,7 +220,10 @@ class SimulatedFleet:
             counters_interval_ms=self._counters_ms,
             mute=frozenset(away - now.hung),
             moved=tuple(self._jobs.moved),
-            placements=self._placements(tuple(self._jobs.moved), tick_ms),
+            # the first step tells of the jobs that are there already
+            placements=self._placements(
+                tuple(self._jobs.moved if self._tick else range(self._jobs.row_of.size)), tick_ms
+            ),
             hosts=self._hosts(now, frozenset(away - now.hung), readings, tick_ms),
         )
         there = np.ones(len(self.nodes), np.int64)

@@ -59,6 +59,8 @@ class CommonCause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """No part comes later than so long after the one before it."""
     at_least: int = 2
     """So many parts, before the thing may be the root."""
+    shows_from_share: float = 1.0
+    """From this share of its parts on no more are to be expected of it: heat shows on the loaded ones first."""
     pages_from_share: float | None = None
     """From this share of its parts on the thing is critical and wakes somebody, whatever its parts would do; null:
     only its parts do."""
