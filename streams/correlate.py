@@ -69,7 +69,7 @@ class Held(msgspec.Struct, kw_only=True):
     heard_ms: int
     """When that was, by the clock."""
     told: bool = False
-    """Whether it was among the faults of an incident that paged."""
+    """Whether it was among the faults of an incident when that paged."""
 
 
 @dataclass(slots=True)
@@ -112,6 +112,8 @@ class Correlator:
         """When to look at which group: whether it has something to say now (True), or may be let go. A heap."""
         self._merged: list[Incident] = []
         self._touched_groups: set[str] = set()
+        self._kept: set[str] = set()
+        """Groups that are kept. One that has not spoken is found again by its faults."""
         self._touched: set[str] = set()
         self._rates_kept = (0, 0)
         """At which revision the base rates were kept last, and when."""
@@ -134,7 +136,7 @@ class Correlator:
             self._fresh[fault.fault_id] = fault.state == "cleared"
             is_news = True
         else:
-            is_news = _news(held.fault) != _news(fault)
+            is_news = _is_news(held.fault, fault)
             held.fault = fault
         held.jobs = self._ties.enter(fault, held.jobs)
         self._touched.add(fault.fault_id)
@@ -173,8 +175,13 @@ class Correlator:
         kept: dict[str, bytes | None] = {}
         for key in sorted(groups):
             group = self._groups.get(key)
-            # Kafka takes a megabyte a record; packed, that is an incident of some ten thousand faults
-            kept[f"{INCIDENT}|{key}"] = zlib.compress(msgspec.msgpack.encode(group), 1) if group else None
+            if group is not None and (group.written is not None or group.split_from is not None):
+                # Kafka takes a megabyte a record; packed, that is an incident of some ten thousand faults
+                kept[f"{INCIDENT}|{key}"] = zlib.compress(msgspec.msgpack.encode(group), 1)
+                self._kept.add(key)
+            elif group is None and key in self._kept:
+                kept[f"{INCIDENT}|{key}"] = None
+                self._kept.discard(key)
         for key in sorted(touched):
             held = self._held.get(key)
             kept[f"{MEMBER}|{key}"] = msgspec.msgpack.encode(held) if held else None
@@ -189,6 +196,7 @@ class Correlator:
         if kind == INCIDENT:
             group = msgspec.msgpack.decode(zlib.decompress(state), type=Group)
             self._groups[group.incident_id], self._members[group.incident_id] = group, {}
+            self._kept.add(group.incident_id)
         elif kind == MEMBER:
             held = msgspec.msgpack.decode(state, type=Held)
             self._held[held.fault.fault_id] = held
@@ -328,6 +336,8 @@ class Correlator:
             first = min(loose, key=lambda held: held.heard)
             incident_id = stable_id("incident", first.fault.fault_id)
             group = Group(incident_id=incident_id, born_ms=first.heard_ms, heard_ms=first.heard_ms)
+        while group.incident_id in self._groups:  # the rest of what fell apart may have kept it
+            group.incident_id = stable_id("incident", group.incident_id)
         self._groups[group.incident_id], self._members[group.incident_id] = group, {}
         self._look_later(group)
         return group
@@ -437,23 +447,21 @@ class Correlator:
             self._look_later(group)
         group.written, group.paged = incident, group.paged or page
         self._touched_groups.add(group.incident_id)
-        if group.paged:
+        if page:
             for fault_id in faults:
-                held = self._held[fault_id]
-                if not held.told:
-                    held.told = True
-                    self._touched.add(fault_id)
+                self._held[fault_id].told = True
+            self._touched |= faults.keys()
         return incident
 
 
-def _news(fault: Fault) -> tuple[object, ...]:
-    """What an incident says of a fault, and what decides whether it wakes somebody."""
+def _is_news(before: Fault, after: Fault) -> bool:
+    """Whether anything has changed that an incident says of a fault, or that decides whether it wakes somebody."""
     return (
-        fault.state == "cleared",
-        fault.severity,
-        fault.action,
-        fault.code,
-        fault.acknowledged_by,
-        fault.snoozed_until_ms,
-        fault.maintenance,
+        (before.state == "cleared") != (after.state == "cleared")
+        or before.severity != after.severity
+        or before.action != after.action
+        or before.code != after.code
+        or before.acknowledged_by != after.acknowledged_by
+        or before.snoozed_until_ms != after.snoozed_until_ms
+        or before.maintenance != after.maintenance
     )

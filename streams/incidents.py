@@ -8,7 +8,7 @@ from typing import NamedTuple
 from schemas.catalog import SEVERITIES, Catalog
 from schemas.records import Fault, Incident, Member
 from streams.roots import KIND, STRONG, Candidate, Verdict
-from streams.ties import MAINTENANCE, Ties
+from streams.ties import AROUND, MAINTENANCE, Ties
 
 _EVIDENCE_LINES = 8
 _CRITICAL = SEVERITIES[-1]
@@ -47,7 +47,7 @@ def describe(
     deciding = [root.fault, *others]
     worst = max(deciding, key=lambda fault: SEVERITIES.index(fault.severity)).severity
     of, _, thing = root.together.thing if root.together else (None, None, None)
-    around = root.fault.component_kind in {"pdu", "cooling", "meter", "rack", "switch", "site"}
+    around = root.fault.component_kind in AROUND
     return Incident(
         incident_id=incident_id,
         revision=before.revision + 1 if before else 1,
@@ -99,8 +99,12 @@ def gist(incident: Incident) -> tuple[object, ...]:
 
 
 def is_worth_a_record(faults: Iterable[Fault], root: Candidate, catalog: Catalog) -> bool:
-    """Whether a group is an incident at all: something in it may page when it is bad enough, or many share a cause."""
-    return root.together is not None or any(_may_page(fault, catalog) for fault in faults)
+    """Whether a group is an incident at all.
+
+    Something in it may page when it is bad enough, or many share a cause, or some trouble has led to more.
+    """
+    leads_to_more = root.fault.severity != SEVERITIES[0] and any(sure >= STRONG for sure, _ in root.explains.values())
+    return root.together is not None or leads_to_more or any(_may_page(fault, catalog) for fault in faults)
 
 
 def wakes(faults: Mapping[str, Fault], root: Candidate, ties: Ties, catalog: Catalog, now_ms: int) -> Waking:
@@ -144,7 +148,7 @@ def _quiet_until(fault: Fault) -> float:
 def _on_purpose(fault_id: str, ties: Ties) -> bool:
     """Whether what explains a fault, or what explains that, was done on purpose."""
     seen: set[str] = set()
-    while fault_id not in seen and (found := ties.parent(fault_id)) is not None:
+    while fault_id not in seen and (found := ties.graph.parent(fault_id)) is not None:
         seen.add(fault_id)
         fault_id, row = found
         if not row.wakes:

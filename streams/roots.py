@@ -18,6 +18,7 @@ from schemas.catalog.causes import Causes, CommonCause, Of
 from schemas.ids import device_id, node_id, rack_id
 from schemas.records import Alternative, Fault
 from streams.base_rates import HOUR_MS, chance_of
+from streams.bursts import SHORTEST_MS
 from streams.ties import Ties
 from streams.topology import Thing, Topology, thing_of
 
@@ -32,7 +33,6 @@ _FAULTS = 32
 _ALTERNATIVES = 3
 _LEAST_SCORE = 0.05
 """What explains less is no explanation that anybody would look into."""
-_SHORTEST_MS = 1000
 _ANYWAY = "Mend {component} where that is cheap: if the others go on, look at {root}."
 KIND: Mapping[Of, str] = {
     "node": "node",
@@ -47,6 +47,7 @@ _PARTS: Mapping[Of, str] = {"node": "GPUs", "nvlink_domain": "GPUs", "job": "GPU
 
 _Explained = dict[str, tuple[float, str]]
 """Fault id to how surely it is explained, and by which row."""
+_NOT_AT_ALL = (0.0, "")
 
 
 class Together(NamedTuple):
@@ -135,7 +136,7 @@ class _Shared(NamedTuple):
 def _things(faults: Mapping[str, Fault], ties: Ties) -> dict[tuple[str, Thing], _Shared]:
     found: dict[tuple[str, Thing], _Shared] = {}
     for fault in sorted(faults.values(), key=lambda fault: (fault.first_ms, fault.fault_id)):
-        for order, (row, thing, part) in enumerate(ties.things(fault.fault_id)):
+        for order, (row, thing, part) in enumerate(ties.parts(fault.fault_id)):
             shared = found.setdefault((row.name, thing), _Shared(row, order, thing, {}))
             shared.on.setdefault(part, []).append(fault)
     return found
@@ -153,18 +154,20 @@ def _of_faults(
     for fault in sorted(faults.values(), key=weight)[:_FAULTS]:
         fault_id = fault.fault_id
         explains = _reach((fault_id,), faults, ties)
-        early = sum(faults[effect].first_ms < fault.first_ms for effect in explains)
-        in_order = 1.0 - _EARLY * early / len(explains) if explains else 1.0
-        in_order *= 1.0 - max(
+        explained = max(
             (
-                row.weight
-                for cause, row in graph.causes.get(fault_id, {}).items()
-                if cause in faults and cause not in explains and row.weight >= STRONG
+                tie.row.weight
+                for cause, tie in graph.causes.get(fault_id, {}).items()
+                if cause in faults and cause not in explains and tie.row.weight >= STRONG
             ),
             default=0.0,
         )
+        if explained == 1.0:
+            continue
+        early = sum(faults[effect].first_ms < fault.first_ms for effect in explains)
+        in_order = (1.0 - explained) * (1.0 - _EARLY * early / len(explains) if explains else 1.0)
         beside = max(
-            (groups[row.name, thing] for row, thing, _ in ties.things(fault_id)),
+            (groups[row.name, thing] for row, thing, _ in ties.parts(fault_id)),
             key=lambda shared: (len(shared.faults), -shared.order),
             default=None,
         )
@@ -208,13 +211,13 @@ def _of_things(
         # a known order goes before: what one of them, or something else, explains needs no common cause
         unexplained = sum(
             all(
-                cause not in faults or tie.weight < STRONG or ties.is_again(tie)
+                cause not in faults or tie.row.weight < STRONG
                 for cause, tie in graph.causes.get(fault.fault_id, {}).items()
             )
             for fault in inside
         )
         begins = [on_part[0].first_ms for on_part in shared.on.values()]
-        lasts_ms = max(_SHORTEST_MS, max(begins) - min(begins))
+        lasts_ms = max(SHORTEST_MS, max(begins) - min(begins))
         sure = 1.0 - chance_of(parts - 1, ties.rate_of(row.effect, thing) * lasts_ms / HOUR_MS)
         what = _PARTS.get(row.of, "nodes")
         pages = row.pages_from_share is not None and parts / known >= row.pages_from_share
@@ -235,18 +238,18 @@ def _reach(roots: Sequence[str], faults: Mapping[str, Fault], ties: Ties) -> _Ex
 
     The weight of a chain is that of its weakest link.
     """
-    effects = ties.graph.effects
     found: _Explained = {}
     front = [(root, 1.0) for root in roots]
     begins = set(roots)
     while front:
         at, so_far = front.pop()
-        for effect, row in effects.get(at, {}).items():
-            weight = min(so_far, row.weight)
-            if effect in faults and effect not in begins and (weight, row.name) > found.get(effect, (0.0, "")):
-                if weight > found.get(effect, (0.0, ""))[0]:
+        for effect, sure, name in ties.effects(at):
+            weight = min(so_far, sure)
+            known = found.get(effect, _NOT_AT_ALL)
+            if effect in faults and effect not in begins and (weight, name) > known:
+                found[effect] = (weight, name)
+                if weight > known[0]:
                     front.append((effect, weight))
-                found[effect] = (weight, row.name)
     return found
 
 
@@ -270,7 +273,7 @@ def _chance(faults: Mapping[str, Fault], ties: Ties, topology: Topology) -> floa
     """How likely so many faults of these classes begin so close together on what they share, by the base rates."""
     members = list(faults.values())
     begins = [fault.first_ms for fault in members]
-    hours = max(_SHORTEST_MS, max(begins) - min(begins)) / HOUR_MS
+    hours = max(SHORTEST_MS, max(begins) - min(begins)) / HOUR_MS
     thing = _narrowest(members, topology)
     mean = fsum(ties.rate_of(name, thing) for name in sorted({fault.fault_class for fault in members})) * hours
     return chance_of(len(members) - 1, mean)

@@ -93,11 +93,10 @@ KEPT_S = 30 * 60 + 60
 
 def held_by(desk: Desk) -> int:
     """How much of anything is held after time has gone on."""
-    correlator, ties = desk.correlator, desk.correlator._ties
-    ties.settle()
+    correlator = desk.correlator
+    correlator._ties.settle()
     held = (correlator._held, correlator._groups, correlator._members, correlator._fresh, correlator._unspoken)
-    tied = (ties._in, ties._buckets, ties._lives, ties._runs, ties._links, ties._parent, ties._children)
-    return sum(map(len, (*held, *tied, ties.graph.effects, ties.graph.causes)))
+    return sum(map(len, (*held, correlator._ties)))
 
 
 def cleared(one: Fault, at_s: float) -> Fault:
