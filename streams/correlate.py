@@ -152,6 +152,7 @@ class Correlator:
         self._now_ms = now_ms
         self._follow_topology()
         self._regroup(now_ms)
+        self._look(now_ms)
         written, self._merged = self._merged, []
         for incident_id in sorted(self._unspoken):
             group = self._groups[incident_id]
@@ -163,7 +164,6 @@ class Correlator:
                 incident = self._speak(group, now_ms)
                 if incident is not None:
                     written.append(incident)
-        self._look(now_ms)
         return written
 
     # --- memory -------------------------------------------------------------------------------------------------------
@@ -413,10 +413,10 @@ class Correlator:
                 self._unspoken.add(incident_id)
             elif group.written is None or group.written.state == "cleared":
                 keep_ms = _KEEP_LOOSE_MS if group.written is None else self._keep_over_ms
-                if now_ms - group.heard_ms > keep_ms:
+                if now_ms - group.heard_ms > keep_ms and incident_id not in self._unspoken:
                     self._forget(group)
                 else:
-                    self._look_later(group)
+                    heappush(self._looks, (max(now_ms, group.heard_ms + keep_ms), incident_id, False))
 
     def _speak(self, group: Group, now_ms: int) -> Incident | None:
         """The record that the group is worth now; None where it is worth none, or says nothing new."""

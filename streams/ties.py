@@ -334,7 +334,7 @@ class Ties:
         if not self._comes_back(fault_id) or self.graph.parent(fault_id) is not None:
             return False
         burst = self._burst_of(fault_id, groups)
-        return 2 * sum(map(self._comes_back, burst)) >= len(burst)
+        return 2 * sum(map(self._comes_back, burst)) > len(burst)
 
     def _burst_of(self, fault_id: str, groups: dict[str, frozenset[str]]) -> frozenset[str]:
         """All that came together with a fault, itself among them. `groups` is what was asked for before."""
