@@ -112,6 +112,10 @@ class Links:
         self._joined, self._parted = [], []
         return joined, parted
 
+    def has(self, fault: str) -> bool:
+        """Whether a fault is linked with any."""
+        return fault in self._of
+
     def neighbours(self, fault: str) -> Iterator[str]:
         """The faults with which one is linked."""
         yield from self._of.get(fault, ())

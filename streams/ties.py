@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from typing import NamedTuple
 
 from schemas.catalog import SEVERITIES
@@ -20,6 +20,7 @@ from schemas.records import Fault
 from streams.base_rates import HOUR_MS, FleetRates, most_for
 from streams.bursts import SHORTEST_MS, Entry, Links, Run
 from streams.graph import Graph, Tie
+from streams.rows import by_classes
 from streams.topology import Thing, Topology, thing_of
 
 MAINTENANCE = "maintenance"
@@ -31,6 +32,8 @@ _WHOLE_SHARE = 0.5
 """A rack counts as one part of a site from this share of its nodes on, and with two of them at least."""
 _BEFORE_ALL = ""
 """Sorts before every fault id."""
+_LOOK_BACK = 100
+"""So many faults before one are looked at for the burst that it may belong to."""
 _PLACE = {near: place for place, near in enumerate(NEARNESS)}
 
 _Bucket = list[tuple[int, str]]
@@ -66,6 +69,16 @@ class _Entered:
     parts: list[Part]
 
 
+class _Seen(NamedTuple):
+    """What was found out about the same trouble coming back, for as long as nothing changes. By fault id."""
+
+    bursts: dict[str, frozenset[str]]
+    """What came together with each."""
+    before: dict[str, str | None]
+    known: dict[str, bool]
+    """Whether most of its burst had such trouble lately."""
+
+
 class Ties:
     """All ties among the faults that are in. About 1 KB a fault, and 300 bytes a tie.
 
@@ -81,7 +94,7 @@ class Ties:
         self._table = table
         self._topology = topology
         self._rates = rates
-        self._rows = _rows(table)
+        self._rows = by_classes(table)
         self._in: dict[str, _Entered] = {}
         self._buckets: dict[tuple[Near, str, str], _Bucket] = {}
         """What is shared, by class, to who shares it."""
@@ -89,8 +102,8 @@ class Ties:
         self._bursts: dict[_Burst, Run] = {}
         self._stale_lives: set[_Life] = set()
         self._stale_bursts: set[_Burst] = set()
-        self._next: dict[str, str] = {}
-        """Fault to the one that is the same trouble again."""
+        self._next: dict[str, set[str]] = {}
+        """Fault to those that are the same trouble again."""
 
     def __len__(self) -> int:
         indexes = len(self._buckets) + len(self._lives) + len(self._bursts)
@@ -141,8 +154,8 @@ class Ties:
         """What a fault explains: (fault id, how surely, the name of the row that says so)."""
         for effect, row in self.graph.effects.get(fault_id, {}).items():
             yield effect, row.weight, row.name
-        if fault_id in self._next:
-            yield self._next[fault_id], 1.0, AGAIN
+        for again in self._next.get(fault_id, ()):
+            yield again, 1.0, AGAIN
 
     def jobs(self, fault_id: str) -> tuple[str, ...]:
         """The jobs that ran on what a fault is about, when it began."""
@@ -298,6 +311,7 @@ class Ties:
         known.fault = fault
         if before.cleared_ms != fault.cleared_ms or before.severity != fault.severity:
             self._stale_lives.add(_life(fault))
+            self._stale_lives.update(self._after(known))
         if fault.last_ms > before.last_ms:
             self._find_effects(known, before.last_ms)
 
@@ -305,62 +319,88 @@ class Ties:
 
     def _link_lives(self, moved: Iterable[str]) -> None:
         """Link what is the same trouble again, where it has changed or hangs on others than before."""
-        groups: dict[str, frozenset[str]] = {}
-        """Fault to the burst that it is in."""
+        seen = _Seen({}, {}, {})
         for fault_id in moved:
-            for other in self._burst_of(fault_id, groups) if fault_id in self._in else ():
+            for other in self._burst_of(fault_id, seen) if fault_id in self._in else ():
                 self._stale_lives.add(_life(self._in[other].fault))
         for life in sorted(self._stale_lives):
             run = self._lives[life]
             linked = {
-                (first.fault_id, second.fault_id)
-                for first, second in pairwise(run.entries)
-                if self._is_again(second.fault_id, groups)
+                (before, entry.fault_id) for entry in run.entries if (before := self._is_again(entry.fault_id, seen))
             }
-            for gone, _ in run.linked - linked:
-                self._next.pop(gone, None)
-            self._next.update(linked)
+            for first, second in run.linked - linked:
+                self._next[first].discard(second)
+                if not self._next[first]:
+                    del self._next[first]
+            for first, second in linked - run.linked:
+                self._next.setdefault(first, set()).add(second)
             self._again.relink(run, linked)
             if not run.entries:
                 del self._lives[life]
         self._stale_lives.clear()
 
-    def _is_again(self, fault_id: str, groups: dict[str, frozenset[str]]) -> bool:
-        """Whether a fault is the trouble that its component had before, and not part of something new.
+    def _is_again(self, fault_id: str, seen: _Seen) -> str | None:
+        """The fault that is there again with this one; None where it is part of something new.
 
-        What has a cause of its own is not, nor what comes with many others that had no such trouble lately: a node
-        that has just been mended and goes dark with all that hangs on its PDU.
+        It is where it has a cause of its own, or where it comes with many others that had no such trouble lately: a
+        node that has just been mended goes dark with all that hangs on its PDU.
         """
-        if not self._comes_back(fault_id) or self.graph.parent(fault_id) is not None:
-            return False
-        burst = self._burst_of(fault_id, groups)
-        return 2 * sum(map(self._comes_back, burst)) > len(burst)
+        before = self._before(fault_id, seen)
+        if before is None or self.graph.parent(fault_id) is not None:
+            return None
+        burst = self._burst_of(fault_id, seen)
+        if fault_id not in seen.known:
+            known = sum(self._before(other, seen) is not None for other in burst)
+            seen.known.update(dict.fromkeys(burst, 2 * known > len(burst)))
+        return before if seen.known[fault_id] else None
 
-    def _burst_of(self, fault_id: str, groups: dict[str, frozenset[str]]) -> frozenset[str]:
-        """All that came together with a fault, itself among them. `groups` is what was asked for before."""
-        if fault_id not in groups:
+    def _burst_of(self, fault_id: str, seen: _Seen) -> frozenset[str]:
+        """All that came together with a fault, itself among them."""
+        if fault_id not in seen.bursts:
             found, front = {fault_id}, [fault_id]
             while front:
                 news = set(self._together.neighbours(front.pop())) - found
                 found |= news
                 front += news
             burst = frozenset(found)
-            groups.update(dict.fromkeys(burst, burst))
-        return groups[fault_id]
+            seen.bursts.update(dict.fromkeys(burst, burst))
+        return seen.bursts[fault_id]
 
-    def _comes_back(self, fault_id: str) -> bool:
-        """Whether its component had the same trouble until shortly before, and not by chance."""
-        after = self._in[fault_id].fault
-        entries = self._lives[_life(after)].entries
-        at = bisect_left(entries, Entry(after.first_ms, "", fault_id))
-        if not at:
-            return False
-        before = self._in[entries[at - 1].fault_id].fault
+    def _before(self, fault_id: str, seen: _Seen) -> str | None:
+        """The same trouble until shortly before: on the component, or on another part of a thing that had a burst."""
+        if fault_id in seen.before:
+            return seen.before[fault_id]
+        after = self._in[fault_id]
+        at, lives = after.fault.first_ms, self._lives[_life(after.fault)].entries
+        earlier = lives[max(0, bisect_left(lives, Entry(at, "", fault_id)) - 1) :][:1]
+        for row, thing, name in after.parts:
+            entries = self._bursts[row.name, thing].entries
+            end = bisect_left(entries, Entry(at, name, fault_id))
+            earlier += [one for one in reversed(entries[max(0, end - _LOOK_BACK) : end]) if self._together.has(one[2])]
+        found = (one.fault_id for one in earlier if self._comes_back(self._in[one.fault_id].fault, after.fault))
+        seen.before[fault_id] = next(found, None)
+        return seen.before[fault_id]
+
+    def _comes_back(self, before: Fault, after: Fault) -> bool:
+        """Whether one was over so shortly before the other began that this is no chance."""
         if before.cleared_ms is None or SEVERITIES[0] in {before.severity, after.severity}:
             return False  # what is no trouble comes and goes as it likes
         gap_ms = max(SHORTEST_MS, after.first_ms - before.cleared_ms)
         by_chance = self._rates.per_hour(after.fault_class) * gap_ms / HOUR_MS
-        return gap_ms <= self._table.comes_back.within_ms and by_chance < most_for(1, self._table.chance)
+        is_after = before.component == after.component or before.cleared_ms <= after.first_ms
+        return is_after and gap_ms <= self._table.comes_back.within_ms and by_chance < most_for(1, self._table.chance)
+
+    def _after(self, known: _Entered) -> Iterator[_Life]:
+        """The faults on other parts of the same things that may be the trouble of one that has just ended."""
+        over_ms = known.fault.cleared_ms
+        if over_ms is None:
+            return
+        for row, thing, _ in known.parts:
+            entries = self._bursts[row.name, thing].entries
+            for entry in entries[bisect_left(entries, (over_ms,)) :]:
+                if entry.first_ms > over_ms + self._table.comes_back.within_ms:
+                    break
+                yield _life(self._in[entry.fault_id].fault)
 
     def _link_burst(self, burst: _Burst) -> None:
         (name, thing), run = burst, self._bursts[burst]
@@ -410,61 +450,4 @@ def _is_cause(row: Cause, cause: Fault) -> bool:
         (not row.cause_codes or cause.code in row.cause_codes)
         and (not row.cause_kinds or cause.component_kind in row.cause_kinds)
         and (not row.cause_rules or cause.rule in row.cause_rules)
-    )
-
-
-class _Rows(NamedTuple):
-    """The table by classes."""
-
-    by_cause: dict[str, list[Cause]]
-    by_effect: dict[str, list[Cause]]
-    """With those that explain any class."""
-    by_any: list[Cause]
-    nears: dict[tuple[str, int | None], frozenset[Near]]
-    """Class and code to the distances at which a fault can be tied to anything, as far as that was asked for."""
-    any_nears: frozenset[Near]
-    """The distances at which any class can."""
-    of_jobs: frozenset[str]
-    """Classes for which it matters which jobs there were."""
-    common: dict[str, list[CommonCause]]
-    common_by_name: dict[str, CommonCause]
-
-    def nears_of(self, fault_class: str, code: int | None) -> frozenset[Near]:
-        """The distances at which a fault of a class and code can be tied to anything."""
-        found = self.nears.get((fault_class, code))
-        if found is None:
-            causes = {
-                row.near for row in self.by_cause.get(fault_class, ()) if not row.cause_codes or code in row.cause_codes
-            }
-            rows = self.by_effect.get(fault_class, self.by_any)
-            effects = {row.near for row in rows if not row.effect_codes or code in row.effect_codes}
-            found = self.nears[fault_class, code] = frozenset(causes | effects)
-        return found
-
-
-def _rows(table: Causes) -> _Rows:
-    by_any = [row for row in table.causes if row.effect == ANY]
-    any_nears = {row.near for row in by_any}
-    by_cause: dict[str, list[Cause]] = {}
-    by_effect: dict[str, list[Cause]] = {}
-    nears: dict[str, set[Near]] = {}
-    common: dict[str, list[CommonCause]] = {}
-    for row in table.causes:
-        by_cause.setdefault(row.cause, []).append(row)
-        for fault_class in {row.cause, row.effect} - {ANY}:
-            nears.setdefault(fault_class, set(any_nears)).add(row.near)
-        if row.effect != ANY:
-            by_effect.setdefault(row.effect, list(by_any)).append(row)
-    for common_row in table.common_causes:
-        common.setdefault(common_row.effect, []).append(common_row)
-    of_jobs = {name for name, found in nears.items() if "job" in found}
-    return _Rows(
-        by_cause,
-        by_effect,
-        by_any,
-        {},
-        frozenset(any_nears),
-        frozenset(of_jobs | {row.effect for row in table.common_causes if row.of == "job"}),
-        common,
-        {row.name: row for row in table.common_causes},
     )
