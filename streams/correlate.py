@@ -250,9 +250,10 @@ class Correlator:
         in_order = sorted(begins, key=lambda fault_id: self._held[fault_id].heard)
         cells = list(self._cells(dict.fromkeys(in_order), broken))
         homes: dict[int, list[Group]] = {}
-        for group in (self._groups[incident_id] for incident_id in sorted(broken)):
-            root = self._home(group)
-            homes.setdefault(next(number for number, cell in enumerate(cells) if root in cell.loose), []).append(group)
+        if broken:
+            cell_of = {fault_id: number for number, cell in enumerate(cells) for fault_id in cell.loose}
+            for group in (self._groups[incident_id] for incident_id in sorted(broken)):
+                homes.setdefault(cell_of[self._home(group)], []).append(group)
         for number, cell in enumerate(cells):
             self._settle_cell(cell, homes.get(number, []), now_ms)
         for incident_id in broken:

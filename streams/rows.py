@@ -1,65 +1,58 @@
-"""The causal table, by what correlation looks it up by."""
+"""The causal table, by what correlation looks up in it."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 from schemas.catalog.causes import ANY, Cause, Causes, CommonCause, Near
 
 
-class Rows(NamedTuple):
-    """The table by fault classes."""
+class Rows:
+    """The rows of a table by the fault classes that they tie. What is asked for by code is found once."""
 
-    by_cause: dict[str, list[Cause]]
-    by_effect: dict[str, list[Cause]]
-    """With those that explain any class."""
-    by_any: list[Cause]
-    nears: dict[tuple[str, int | None], frozenset[Near]]
-    """Class and code to the distances at which a fault can be tied to anything, as far as that was asked for."""
-    any_nears: frozenset[Near]
-    """The distances at which any class can."""
-    of_jobs: frozenset[str]
-    """Classes for which it matters which jobs there were."""
-    common: dict[str, list[CommonCause]]
-    common_by_name: dict[str, CommonCause]
+    def __init__(self, table: Causes) -> None:
+        self.any_nears = frozenset(row.near for row in table.causes if row.effect == ANY)
+        """The distances at which a fault of any class may be explained."""
+        self.common: dict[str, list[CommonCause]] = {}
+        """By the class of the effect."""
+        self.common_by_name = {row.name: row for row in table.common_causes}
+        of_jobs = {row.effect for row in table.common_causes if row.of == "job"}
+        for row in table.causes:
+            if row.near == "job":
+                of_jobs |= {row.cause, row.effect}
+        self.of_jobs = frozenset(of_jobs)
+        """Classes for which it matters which jobs there were."""
+        for common in table.common_causes:
+            self.common.setdefault(common.effect, []).append(common)
+        self._table = table
+        self._explaining: dict[tuple[str, int | None], list[Cause]] = {}
+        self._explained_by: dict[tuple[str, int | None], list[Cause]] = {}
+        self._nears: dict[tuple[str, int | None], frozenset[Near]] = {}
 
-    def nears_of(self, fault_class: str, code: int | None) -> frozenset[Near]:
-        """The distances at which a fault of a class and code can be tied to anything."""
-        found = self.nears.get((fault_class, code))
+    def explaining(self, fault_class: str, code: int | None) -> list[Cause]:
+        """The rows that may explain a fault of a class and code."""
+        found = self._explaining.get((fault_class, code))
         if found is None:
-            causes = {
-                row.near for row in self.by_cause.get(fault_class, ()) if not row.cause_codes or code in row.cause_codes
-            }
-            rows = self.by_effect.get(fault_class, self.by_any)
-            effects = {row.near for row in rows if not row.effect_codes or code in row.effect_codes}
-            found = self.nears[fault_class, code] = frozenset(causes | effects)
+            found = self._explaining[fault_class, code] = [
+                row
+                for row in self._table.causes
+                if row.effect in {fault_class, ANY} and (not row.effect_codes or code in row.effect_codes)
+            ]
         return found
 
+    def explained_by(self, fault_class: str, code: int | None) -> list[Cause]:
+        """The rows by which a fault of a class and code may explain others."""
+        found = self._explained_by.get((fault_class, code))
+        if found is None:
+            found = self._explained_by[fault_class, code] = [
+                row
+                for row in self._table.causes
+                if row.cause == fault_class and (not row.cause_codes or code in row.cause_codes)
+            ]
+        return found
 
-def by_classes(table: Causes) -> Rows:
-    """The causal table by the classes that its rows tie."""
-    by_any = [row for row in table.causes if row.effect == ANY]
-    any_nears = {row.near for row in by_any}
-    by_cause: dict[str, list[Cause]] = {}
-    by_effect: dict[str, list[Cause]] = {}
-    nears: dict[str, set[Near]] = {}
-    common: dict[str, list[CommonCause]] = {}
-    for row in table.causes:
-        by_cause.setdefault(row.cause, []).append(row)
-        for fault_class in {row.cause, row.effect} - {ANY}:
-            nears.setdefault(fault_class, set(any_nears)).add(row.near)
-        if row.effect != ANY:
-            by_effect.setdefault(row.effect, list(by_any)).append(row)
-    for common_row in table.common_causes:
-        common.setdefault(common_row.effect, []).append(common_row)
-    of_jobs = {name for name, found in nears.items() if "job" in found}
-    return Rows(
-        by_cause,
-        by_effect,
-        by_any,
-        {},
-        frozenset(any_nears),
-        frozenset(of_jobs | {row.effect for row in table.common_causes if row.of == "job"}),
-        common,
-        {row.name: row for row in table.common_causes},
-    )
+    def nears_of(self, fault_class: str, code: int | None) -> frozenset[Near]:
+        """The distances at which a fault of a class and code may be tied to anything."""
+        found = self._nears.get((fault_class, code))
+        if found is None:
+            rows = (*self.explaining(fault_class, code), *self.explained_by(fault_class, code))
+            found = self._nears[fault_class, code] = frozenset(row.near for row in rows)
+        return found

@@ -20,7 +20,7 @@ from schemas.records import Fault
 from streams.base_rates import HOUR_MS, FleetRates, most_for
 from streams.bursts import SHORTEST_MS, Entry, Links, Run
 from streams.graph import Graph, Tie
-from streams.rows import by_classes
+from streams.rows import Rows
 from streams.topology import Thing, Topology, thing_of
 
 MAINTENANCE = "maintenance"
@@ -36,6 +36,8 @@ _LOOK_BACK = 100
 """So many faults before one are looked at for the burst that it may belong to."""
 _PLACE = {near: place for place, near in enumerate(NEARNESS)}
 
+_Key = tuple[Near, str, str]
+"""What is shared, how near that is, and the class of who shares it."""
 _Bucket = list[tuple[int, str]]
 """(first evidence, fault id), in order."""
 _Life = tuple[str, str, str]
@@ -67,6 +69,8 @@ class _Entered:
     jobs: tuple[str, ...]
     places: dict[Near, tuple[str, ...]]
     parts: list[Part]
+    effects: list[tuple[Cause, _Key]]
+    """By which rows it may explain others, and under what these are to be found."""
 
 
 class _Seen(NamedTuple):
@@ -94,10 +98,9 @@ class Ties:
         self._table = table
         self._topology = topology
         self._rates = rates
-        self._rows = by_classes(table)
+        self._rows = Rows(table)
         self._in: dict[str, _Entered] = {}
-        self._buckets: dict[tuple[Near, str, str], _Bucket] = {}
-        """What is shared, by class, to who shares it."""
+        self._buckets: dict[_Key, _Bucket] = {}
         self._lives: dict[_Life, Run] = {}
         self._bursts: dict[_Burst, Run] = {}
         self._stale_lives: set[_Life] = set()
@@ -211,7 +214,7 @@ class Ties:
         self._lives[life].entries.remove(Entry(fault.first_ms, "", fault_id))
         self._stale_lives.add(life)
 
-    def _keys(self, one: _Entered) -> Iterator[tuple[Near, str, str]]:
+    def _keys(self, one: _Entered) -> Iterator[_Key]:
         """Under what a fault is looked for."""
         for near, names in one.places.items():
             for name in names:
@@ -243,7 +246,13 @@ class Ties:
                 part = fault.component if row.of in {"node", "nvlink_domain", "job"} else fault.node or fault.component
                 part = fault.rack if row.of == "site" else part
                 parts += [Part(row, thing_of(row.of, site, name), part) for name in shared_by]
-        return _Entered(fault, jobs, places, parts)
+        effects: list[tuple[Cause, _Key]] = [
+            (cause, (cause.near, name, cause.effect))
+            for cause in rows.explained_by(fault.fault_class, fault.code)
+            if _is_cause(cause, fault)
+            for name in places.get(cause.near, ())
+        ]
+        return _Entered(fault, jobs, places, parts, effects)
 
     def _shared(self, near: Near, fault: Fault) -> str | None:
         if near == "site":
@@ -264,11 +273,8 @@ class Ties:
     def _find_causes(self, one: _Entered) -> None:
         """Enter what explains a fault."""
         fault = one.fault
-        for row in self._rows.by_effect.get(fault.fault_class, self._rows.by_any):
-            names = one.places.get(row.near)
-            if names is None or (row.effect_codes and fault.code not in row.effect_codes):
-                continue
-            for name in names:
+        for row in self._rows.explaining(fault.fault_class, fault.code):
+            for name in one.places.get(row.near, ()):
                 for first_ms, cause_id in self._buckets.get((row.near, name, row.cause), ()):
                     if first_ms > fault.first_ms + row.before_ms:
                         break
@@ -279,21 +285,19 @@ class Ties:
     def _find_effects(self, one: _Entered, since_ms: int | None) -> None:
         """Enter what a fault explains; where it has only gone on since `since_ms`, what it explains by that."""
         fault = one.fault
-        for row in self._rows.by_cause.get(fault.fault_class, ()):
-            names = one.places.get(row.near)
-            if names is None or not _is_cause(row, fault):
-                continue
+        for row, key in one.effects:
+            bucket = self._buckets.get(key)
             from_ms = fault.first_ms - row.before_ms if since_ms is None else since_ms + row.within_ms + 1
+            if bucket is None or bucket[-1][0] < from_ms:
+                continue
             until_ms = fault.last_ms + row.within_ms
-            for name in names:
-                bucket = self._buckets.get((row.near, name, row.effect), [])
-                for at in range(bisect_left(bucket, (from_ms, _BEFORE_ALL)), len(bucket)):
-                    first_ms, effect_id = bucket[at]
-                    if first_ms > until_ms:
-                        break
-                    effect = self._in[effect_id].fault
-                    if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
-                        self._tie(fault, effect, row)
+            for at in range(bisect_left(bucket, (from_ms, _BEFORE_ALL)), len(bucket)):
+                first_ms, effect_id = bucket[at]
+                if first_ms > until_ms:
+                    break
+                effect = self._in[effect_id].fault
+                if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
+                    self._tie(fault, effect, row)
 
     def _tie(self, cause: Fault, effect: Fault, row: Cause) -> None:
         away_ms = abs(effect.first_ms - cause.first_ms)
@@ -321,10 +325,12 @@ class Ties:
         """Link what is the same trouble again, where it has changed or hangs on others than before."""
         seen = _Seen({}, {}, {})
         for fault_id in moved:
-            for other in self._burst_of(fault_id, seen) if fault_id in self._in else ():
-                self._stale_lives.add(_life(self._in[other].fault))
+            if fault_id in self._in and self._in[fault_id].fault.severity != SEVERITIES[0]:
+                self._stale_lives.update(_life(self._in[other].fault) for other in self._burst_of(fault_id, seen))
         for life in sorted(self._stale_lives):
             run = self._lives[life]
+            if len(run.entries) == 1 and not run.linked and not self._in[run.entries[0].fault_id].parts:
+                continue
             linked = {
                 (before, entry.fault_id) for entry in run.entries if (before := self._is_again(entry.fault_id, seen))
             }

@@ -28,6 +28,7 @@ from tests.benchmarks.table import Row
 BENCHMARKS = {
     "codec": "encoding, decoding and the pure parts, alone",
     "streams": "GPU samples per second and core beside other libraries",
+    "correlation": "fault records per second beside a thousand open incidents",
     "sink": "rows per second into ClickHouse beside ClickHouse by itself; bytes on disk",
     "alert_delay": "from a fault seen on its node to the webhook",
     "agent": "what the agent takes from its node",
