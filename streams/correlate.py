@@ -236,7 +236,8 @@ class Correlator:
 
     def _regroup(self, now_ms: int) -> None:
         """Let what hangs together now be one group, and what no longer does fall apart."""
-        grew, fell = self._ties.settle()
+        grew, fell, explained = self._ties.settle()
+        self._unspoken |= {self._held[fault_id].incident_id for fault_id in explained | grew | fell} - {""}
         if not (self._fresh or grew or fell):
             return
         broken = {self._held[fault_id].incident_id for fault_id in fell} - {""}

@@ -78,8 +78,10 @@ class Graph:
         self._stale.add(fault)
         return crowded
 
-    def settle(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """The pairs of faults that hang together since the last call, and those that no longer do."""
+    def settle(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]], set[str]]:
+        """Since the last call: pairs of faults that hang together, pairs that no longer do, and the faults that have
+        other explanations than before.
+        """
         joined, parted = [], []
         for effect in sorted(self._stale):
             causes = self.causes.get(effect)
@@ -97,8 +99,8 @@ class Graph:
                 joined.append((chosen, effect))
                 self._children.setdefault(chosen, set()).add(effect)
                 self._parent[effect] = chosen
-        self._stale.clear()
-        return joined, parted
+        stale, self._stale = self._stale, set()
+        return joined, parted, stale
 
     def parent(self, fault: str) -> tuple[str, Cause] | None:
         """The best explanation of a fault, and the row that says so, as of the last `settle`."""

@@ -51,6 +51,8 @@ class Moved(NamedTuple):
 
     grew: set[str]
     fell: set[str]
+    explained: set[str]
+    """Faults that have other explanations than before: a root may be another one for it."""
 
 
 class Part(NamedTuple):
@@ -137,7 +139,7 @@ class Ties:
 
     def settle(self) -> Moved:
         """Whose connections have grown or fallen away since the last call."""
-        ties = self.graph.settle()
+        *ties, explained = self.graph.settle()
         for burst in sorted(self._stale_bursts):
             self._link_burst(burst)
         self._stale_bursts.clear()
@@ -145,7 +147,7 @@ class Ties:
         self._link_lives(set(chain.from_iterable(chain(*ties, *links))))
         lives = self._again.settle()
         grew, fell = (set(chain.from_iterable(chain(*pairs))) for pairs in zip(ties, links, lives, strict=True))
-        return Moved(grew & self._in.keys(), fell & self._in.keys())
+        return Moved(*(faults & self._in.keys() for faults in (grew, fell, explained)))
 
     def neighbours(self, fault_id: str) -> Iterator[str]:
         """The faults with which one is in the same incident."""

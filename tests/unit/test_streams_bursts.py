@@ -103,7 +103,7 @@ def test_a_fault_hangs_on_its_best_explanation_however_many_there_are(seed: int)
     graph = Graph()
     for cause, one in ties:
         graph.add(cause, "effect", one)
-    assert graph.settle() == ([("c0", "effect")], [])
+    assert graph.settle() == ([("c0", "effect")], [], {"effect"})
     assert sorted(graph.causes["effect"]) == ["c0", "c12", "c15", "c18", "c21", "c3", "c6", "c9"], "the best of them"
 
 
@@ -113,7 +113,7 @@ def test_when_one_of_the_kept_explanations_goes_the_others_are_to_be_looked_for_
         graph.add(f"c{number}", "effect", tie(1.0, 2, number, f"c{number}"))
     graph.settle()
     assert graph.drop("c0") == {"effect"}
-    assert graph.settle() == ([("c1", "effect")], [("c0", "effect")])
+    assert graph.settle() == ([("c1", "effect")], [("c0", "effect")], {"c0", "effect"})
 
 
 def test_a_surer_explanation_takes_a_fault_over() -> None:
@@ -121,7 +121,7 @@ def test_a_surer_explanation_takes_a_fault_over() -> None:
     graph.add("switch", "link", tie(0.5, 4, 0, "switch"))
     graph.settle()
     graph.add("gpu", "link", tie(1.0, 8, 9000, "gpu"))
-    assert graph.settle() == ([("gpu", "link")], [("switch", "link")])
+    assert graph.settle() == ([("gpu", "link")], [("switch", "link")], {"link"})
     graph.drop("link")
     graph.settle()
     assert len(graph) == 0
