@@ -38,6 +38,8 @@ _REWRITE_MS = 1000
 """An incident that has spoken is written again at most so often."""
 _KEEP_RATES_MS = 60_000
 """Base rates are kept at most so often: what was learnt since is lost with the worker."""
+_KEEP_LONGER_MS = 10_000
+"""A fault that only goes on is kept again when it has gone on for so much longer: not for each record of a storm."""
 _EVIDENCE = 2
 """Pieces of evidence kept of each fault: what an incident shows of it."""
 
@@ -70,6 +72,8 @@ class Held(msgspec.Struct, kw_only=True):
     """When that was, by the clock."""
     told: bool = False
     """Whether it was among the faults of an incident when that paged."""
+    kept_last_ms: int = 0
+    """Its last evidence when it was kept."""
 
 
 @dataclass(slots=True)
@@ -139,7 +143,8 @@ class Correlator:
             is_news = _is_news(held.fault, fault)
             held.fault = fault
         held.jobs = self._ties.enter(fault, held.jobs)
-        self._touched.add(fault.fault_id)
+        if is_news or fault.last_ms - held.kept_last_ms >= _KEEP_LONGER_MS:
+            self._touched.add(fault.fault_id)
         group = self._groups.get(held.incident_id)
         if group is not None:
             self._members[group.incident_id][fault.fault_id] = fault
@@ -184,6 +189,8 @@ class Correlator:
                 self._kept.discard(key)
         for key in sorted(touched):
             held = self._held.get(key)
+            if held is not None:
+                held.kept_last_ms = held.fault.last_ms
             kept[f"{MEMBER}|{key}"] = msgspec.msgpack.encode(held) if held else None
         revision, at_ms = self._rates_kept
         if self._rates.revision != revision and self._now_ms - at_ms >= _KEEP_RATES_MS:
@@ -463,6 +470,9 @@ def _is_news(before: Fault, after: Fault) -> bool:
         or before.severity != after.severity
         or before.action != after.action
         or before.code != after.code
+        or before.first_ms != after.first_ms
+        or before.gpu != after.gpu
+        or before.job != after.job
         or before.acknowledged_by != after.acknowledged_by
         or before.snoozed_until_ms != after.snoozed_until_ms
         or before.maintenance != after.maintenance

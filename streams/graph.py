@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 from schemas.catalog.causes import Cause
 
@@ -11,14 +10,8 @@ _MOST_CAUSES = 8
 """So many explanations of one fault are kept, the best ones: a job of thousands that dies with a rack has more."""
 
 Order = tuple[float, int, int, int, str]
-"""How good an explanation is, the best first: how sure, how near in place, how near in time, and whichever (its id)."""
-
-
-class Tie(NamedTuple):
-    """One explanation of a fault."""
-
-    order: Order
-    row: Cause
+"""How good an explanation is, the best first: minus how sure, how near in place, how near in time, and whichever (the
+id of the cause). Nothing that the garbage collector has to look into."""
 
 
 class Graph:
@@ -32,8 +25,8 @@ class Graph:
     def __init__(self) -> None:
         self.effects: dict[str, dict[str, Cause]] = {}
         """Fault to what it explains, each with the row that says so."""
-        self.causes: dict[str, dict[str, Tie]] = {}
-        """Fault to what explains it."""
+        self.causes: dict[str, dict[str, Order]] = {}
+        """Fault to what explains it, and how well."""
         self._parent: dict[str, str] = {}
         self._children: dict[str, set[str]] = {}
         self._crowded: set[str] = set()
@@ -42,26 +35,35 @@ class Graph:
         """Of faults that have as many as are kept, the least good."""
         self._stale: set[str] = set()
 
-    def add(self, cause: str, effect: str, tie: Tie) -> None:
-        """Enter a tie; of two between the same faults the better one stands."""
+    def add(self, effect: str, order: Order, row: Cause) -> None:
+        """Enter a tie, and the row that says so; of two between the same faults the better one stands."""
+        cause = order[-1]
         worst = self._worst.get(effect)
         known = self.causes.get(effect)
         before = None if known is None else known.get(cause)
         if before is not None:
-            if before.order <= tie.order:
+            if before <= order:
                 return
         elif worst is not None:
             self._crowded.add(effect)
-            if worst <= tie.order:
+            if worst <= order:
                 return
             self._cut(worst[-1], effect)
         if known is None:
             known = self.causes[effect] = {}
-        known[cause] = tie
-        self.effects.setdefault(cause, {})[effect] = tie.row
+        known[cause] = order
+        self.effects.setdefault(cause, {})[effect] = row
         self._stale.add(effect)
         if len(known) >= _MOST_CAUSES:
-            self._worst[effect] = max(one.order for one in known.values())
+            self._worst[effect] = max(known.values())
+
+    def explain(self, effect: str, ties: Mapping[str, tuple[Order, Cause]]) -> None:
+        """Enter what explains a fault, by cause."""
+        best = sorted(ties.values(), key=lambda tie: tie[0])
+        for order, row in best[:_MOST_CAUSES]:
+            self.add(effect, order, row)
+        if len(best) > _MOST_CAUSES:
+            self._crowded.add(effect)
 
     def drop(self, fault: str) -> set[str]:
         """Forget all ties of a fault; gives the faults of which other explanations may be to be had now."""
@@ -85,7 +87,7 @@ class Graph:
         joined, parted = [], []
         for effect in sorted(self._stale):
             causes = self.causes.get(effect)
-            chosen = min(causes, key=lambda one: causes[one].order) if causes else None
+            chosen = min(causes.values())[-1] if causes else None
             before = self._parent.get(effect)
             if before == chosen:
                 continue
@@ -105,7 +107,7 @@ class Graph:
     def parent(self, fault: str) -> tuple[str, Cause] | None:
         """The best explanation of a fault, and the row that says so, as of the last `settle`."""
         cause = self._parent.get(fault)
-        return None if cause is None else (cause, self.causes[fault][cause].row)
+        return None if cause is None else (cause, self.effects[cause][fault])
 
     def neighbours(self, fault: str) -> Iterator[str]:
         """The parent of a fault, and what it is the parent of."""

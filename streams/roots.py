@@ -156,9 +156,9 @@ def _of_faults(
         explains = _reach((fault_id,), faults, ties)
         explained = max(
             (
-                tie.row.weight
-                for cause, tie in graph.causes.get(fault_id, {}).items()
-                if cause in faults and cause not in explains and tie.row.weight >= STRONG
+                -order[0]
+                for cause, order in graph.causes.get(fault_id, {}).items()
+                if cause in faults and cause not in explains and -order[0] >= STRONG
             ),
             default=0.0,
         )
@@ -211,8 +211,8 @@ def _of_things(
         # a known order goes before: what one of them, or something else, explains needs no common cause
         unexplained = sum(
             all(
-                cause not in faults or tie.row.weight < STRONG
-                for cause, tie in graph.causes.get(fault.fault_id, {}).items()
+                cause not in faults or -order[0] < STRONG
+                for cause, order in graph.causes.get(fault.fault_id, {}).items()
             )
             for fault in inside
         )

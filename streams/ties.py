@@ -19,7 +19,7 @@ from schemas.catalog.causes import ANY, NEARNESS, Cause, Causes, CommonCause, Ne
 from schemas.records import Fault
 from streams.base_rates import HOUR_MS, FleetRates, most_for
 from streams.bursts import SHORTEST_MS, Entry, Links, Run
-from streams.graph import Graph, Tie
+from streams.graph import Graph, Order
 from streams.rows import Rows
 from streams.topology import Thing, Topology, thing_of
 
@@ -144,7 +144,8 @@ class Ties:
             self._link_burst(burst)
         self._stale_bursts.clear()
         links = self._together.settle()
-        self._link_lives(set(chain.from_iterable(chain(*ties, *links))))
+        # a cause is no other trouble for one more effect
+        self._link_lives({effect for _, effect in chain(*ties)} | set(chain.from_iterable(chain(*links))))
         lives = self._again.settle()
         grew, fell = (set(chain.from_iterable(chain(*pairs))) for pairs in zip(ties, links, lives, strict=True))
         return Moved(*(faults & self._in.keys() for faults in (grew, fell, explained)))
@@ -274,7 +275,7 @@ class Ties:
 
     def _find_causes(self, one: _Entered) -> None:
         """Enter what explains a fault."""
-        fault = one.fault
+        fault, found = one.fault, dict[str, tuple[Order, Cause]]()
         for row in self._rows.explaining(fault.fault_class, fault.code):
             for name in one.places.get(row.near, ()):
                 for first_ms, cause_id in self._buckets.get((row.near, name, row.cause), ()):
@@ -282,7 +283,10 @@ class Ties:
                         break
                     cause = self._in[cause_id].fault
                     if cause is not fault and fault.first_ms <= cause.last_ms + row.within_ms and _is_cause(row, cause):
-                        self._tie(cause, fault, row)
+                        order, known = _order(cause, fault, row), found.get(cause_id)
+                        if known is None or order < known[0]:
+                            found[cause_id] = order, row
+        self.graph.explain(fault.fault_id, found)
 
     def _find_effects(self, one: _Entered, since_ms: int | None) -> None:
         """Enter what a fault explains; where it has only gone on since `since_ms`, what it explains by that."""
@@ -299,12 +303,7 @@ class Ties:
                     break
                 effect = self._in[effect_id].fault
                 if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
-                    self._tie(fault, effect, row)
-
-    def _tie(self, cause: Fault, effect: Fault, row: Cause) -> None:
-        away_ms = abs(effect.first_ms - cause.first_ms)
-        order = (-row.weight, _PLACE[row.near], away_ms, cause.first_ms, cause.fault_id)
-        self.graph.add(cause.fault_id, effect.fault_id, Tie(order, row))
+                    self.graph.add(effect_id, _order(fault, effect, row), row)
 
     def _explain_anew(self, crowded: set[str]) -> None:
         """Look once more for what explains some faults, of which not all explanations had been kept."""
@@ -450,6 +449,11 @@ def _bears_the_same(before: Fault, after: Fault) -> bool:
         and before.node == after.node
         and before.rack == after.rack
     )
+
+
+def _order(cause: Fault, effect: Fault, row: Cause) -> Order:
+    away_ms = abs(effect.first_ms - cause.first_ms)
+    return -row.weight, _PLACE[row.near], away_ms, cause.first_ms, cause.fault_id
 
 
 def _is_cause(row: Cause, cause: Fault) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.catalog.causes import Cause
 from streams.bursts import Entry, Links, Run
-from streams.graph import Graph, Tie
+from streams.graph import Graph, Order
 
 MINUTE_MS = 60_000
 RARE = 1e-9
@@ -91,18 +91,20 @@ def test_a_pair_that_two_runs_link_is_parted_with_the_last_of_them() -> None:
 # --- explanations -----------------------------------------------------------------------------------------------------
 
 
-def tie(weight: float, place: int, away_ms: int, cause: str) -> Tie:
-    row = Cause(name="row", cause="a", effect="b", near="gpu", within_ms=0, before_ms=0, weight=weight, reason="why")
-    return Tie((-weight, place, away_ms, 0, cause), row)
+ROW = Cause(name="row", cause="a", effect="b", near="gpu", within_ms=0, before_ms=0, reason="why")
+
+
+def tie(weight: float, place: int, away_ms: int, cause: str) -> Order:
+    return -weight, place, away_ms, 0, cause
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_fault_hangs_on_its_best_explanation_however_many_there_are(seed: int) -> None:
-    ties = [(f"c{number}", tie(1.0, 2 + number % 3, 1000 * number, f"c{number}")) for number in range(40)]
+    ties = [tie(1.0, 2 + number % 3, 1000 * number, f"c{number}") for number in range(40)]
     random.Random(seed).shuffle(ties)
     graph = Graph()
-    for cause, one in ties:
-        graph.add(cause, "effect", one)
+    for one in ties:
+        graph.add("effect", one, ROW)
     assert graph.settle() == ([("c0", "effect")], [], {"effect"})
     assert sorted(graph.causes["effect"]) == ["c0", "c12", "c15", "c18", "c21", "c3", "c6", "c9"], "the best of them"
 
@@ -110,7 +112,7 @@ def test_a_fault_hangs_on_its_best_explanation_however_many_there_are(seed: int)
 def test_when_one_of_the_kept_explanations_goes_the_others_are_to_be_looked_for_again() -> None:
     graph = Graph()
     for number in range(9):
-        graph.add(f"c{number}", "effect", tie(1.0, 2, number, f"c{number}"))
+        graph.add("effect", tie(1.0, 2, number, f"c{number}"), ROW)
     graph.settle()
     assert graph.drop("c0") == {"effect"}
     assert graph.settle() == ([("c1", "effect")], [("c0", "effect")], {"c0", "effect"})
@@ -118,9 +120,9 @@ def test_when_one_of_the_kept_explanations_goes_the_others_are_to_be_looked_for_
 
 def test_a_surer_explanation_takes_a_fault_over() -> None:
     graph = Graph()
-    graph.add("switch", "link", tie(0.5, 4, 0, "switch"))
+    graph.add("link", tie(0.5, 4, 0, "switch"), ROW)
     graph.settle()
-    graph.add("gpu", "link", tie(1.0, 8, 9000, "gpu"))
+    graph.add("link", tie(1.0, 8, 9000, "gpu"), ROW)
     assert graph.settle() == ([("gpu", "link")], [("switch", "link")], {"link"})
     graph.drop("link")
     graph.settle()
