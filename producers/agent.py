@@ -18,7 +18,7 @@ import structlog
 
 from producers import metrics
 from producers.node import Schedule, sources
-from producers.nvml_interface import Nvml
+from producers.nvml import Nvml
 from producers.publisher import PRECIOUS_LAST, Publisher, Sequences
 from producers.source import Origin, Reading, Worker, boot_id
 from producers.spool import MIB, Spool, SpoolError

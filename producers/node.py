@@ -19,11 +19,7 @@ from producers.infiniband.source import InfiniBandSource
 from producers.kernel_log.events import GpuMap
 from producers.kernel_log.source import KernelLogSource
 from producers.nvidia_smi.source import NvidiaSmiSource
-from producers.nvml import NvmlSource
-from producers.nvml_counters import NvmlCountersSource
-from producers.nvml_interface import Nvml
-from producers.nvml_library import Library
-from producers.nvml_xids import NvmlXidSource
+from producers.nvml import Library, Nvml, NvmlCountersSource, NvmlSource, NvmlXidSource
 from producers.source import Origin, Reading, Source, Worker, boot_id
 from schemas.catalog import Catalog, load
 from schemas.records import HardwareEvent, Record

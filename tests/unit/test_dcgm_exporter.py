@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from infra.commands.decode_sources import register
 from producers.dcgm.exporter import Decoded, ExporterReading, decode, targets
-from producers.nvml_metrics import COLUMNS
+from producers.nvml.metric_table import COLUMNS
 from producers.unreadable import Unreadable
 
 GPU = 'gpu="0",UUID="GPU-1a",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="gpu-17"'

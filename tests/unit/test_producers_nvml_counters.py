@@ -13,10 +13,10 @@ import pytest
 
 from producers.discovery import Roster, inventory
 from producers.nvml import NvmlSource
-from producers.nvml_conditions import LINK_DOWN, OVER, RULES
-from producers.nvml_counter_calls import COUNTER_CALLS
-from producers.nvml_counter_table import LINKS, NOT_TOLD, NUMBERS, WORDS, Call, Way
-from producers.nvml_counters import NvmlCountersSource
+from producers.nvml.conditions import LINK_DOWN, OVER, RULES
+from producers.nvml.counter_calls import COUNTER_CALLS
+from producers.nvml.counter_table import LINKS, NOT_TOLD, NUMBERS, WORDS, Call, Way
+from producers.nvml.counters import NvmlCountersSource
 from producers.settings import AgentSettings
 from producers.simulate.nvml import SimulatedNvml
 from producers.source import Origin

@@ -11,8 +11,9 @@ from typing import Any
 import pynvml
 import pytest
 
-from producers.nvml_counter_calls import COUNTER_CALLS, health_of
-from producers.nvml_library import CALLS, Library, NvmlError
+from producers.nvml.counter_calls import COUNTER_CALLS, health_of
+from producers.nvml.interface import CALLS, NvmlError
+from producers.nvml.library import Library
 
 OK = int(pynvml.NVML_SUCCESS)
 UINT, ULONG_LONG = pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG

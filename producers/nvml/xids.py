@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from producers.discovery import GpuIdentity
-from producers.nvml_interface import Nvml, NvmlError, Watch
-from producers.nvml_metrics import DRIVER_GONE, LOST
+from producers.nvml.interface import Nvml, NvmlError, Watch
+from producers.nvml.metric_table import DRIVER_GONE, LOST
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.records import HardwareEvent, Record

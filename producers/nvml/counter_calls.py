@@ -1,6 +1,6 @@
 """The driver calls of the slow group, by name: one call each, so that one that is not supported spoils no other.
 
-Read beside `nvml_library.py`, which makes them. Checked against the signatures of nvidia-ml-py and a stand-in for the
+Read beside `library.py`, which makes them. Checked against the signatures of nvidia-ml-py and a stand-in for the
 driver's library; where the comment names no capture, no GPU has confirmed it.
 """
 

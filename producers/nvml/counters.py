@@ -14,11 +14,11 @@ from functools import cache
 from typing import Any
 
 from producers.discovery import GpuIdentity
-from producers.nvml_conditions import LINKS as ACTIVE_LINKS
-from producers.nvml_conditions import Complaints, Conditions, News, Value
-from producers.nvml_counter_table import LINK_STATES, LINKS, NUMBERS, WORDS, Call, Field, Way
-from producers.nvml_interface import Answer, Nvml, NvmlError
-from producers.nvml_metrics import DRIVER_GONE, LOST, UNSUPPORTED, explained
+from producers.nvml.conditions import LINKS as ACTIVE_LINKS
+from producers.nvml.conditions import Complaints, Conditions, News, Value
+from producers.nvml.counter_table import LINK_STATES, LINKS, NUMBERS, WORDS, Call, Field, Way
+from producers.nvml.interface import Answer, Nvml, NvmlError
+from producers.nvml.metric_table import DRIVER_GONE, LOST, UNSUPPORTED, explained
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.records import GpuCounters, HardwareEvent, Record

@@ -8,8 +8,8 @@ from typing import Any
 
 import pynvml
 
-from producers.nvml_counter_calls import COUNTER_CALLS
-from producers.nvml_interface import Answer, NvmlError
+from producers.nvml.counter_calls import COUNTER_CALLS
+from producers.nvml.interface import Answer, NvmlError
 
 ALL_LINKS = 0xFFFFFFFF
 """nvml.h: the scope that sums NVLink throughput over all links."""

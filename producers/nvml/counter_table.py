@@ -23,7 +23,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A number of one of `nvml_counter_calls.COUNTER_CALLS`."""
+    """A number of one of `counter_calls.COUNTER_CALLS`."""
 
     call: str
     place: int = 0
