@@ -33,7 +33,9 @@ class Gpu:
     """new, read, unreadable or lost."""
     ask_again: float = 0.0
     """When a lost GPU is looked for again."""
-    unsupported: dict[tuple[int, int], float] = field(default_factory=dict)
+    offered: tuple[bool, ...] = (True,) * len(METRICS)
+    """By metric: whether some way to read it is not known to be unsupported."""
+    _unsupported: dict[tuple[int, int], float] = field(default_factory=dict)
     """(metric, way) to when it is tried again."""
     _try_again: float = math.inf
     """The earliest of these moments."""
@@ -50,15 +52,17 @@ class Gpu:
         Raises `NvmlError` where the GPU is lost or the driver gone: each further question may take seconds.
         """
         if self._plan is None or now_s >= self._try_again:
-            self.unsupported = {key: again for key, again in self.unsupported.items() if now_s < again}
-            self._try_again = min(self.unsupported.values(), default=math.inf)
+            self._unsupported = {key: again for key, again in self._unsupported.items() if now_s < again}
+            self._try_again = min(self._unsupported.values(), default=math.inf)
             self._plan = self._calls(range(len(METRICS)))
+            self.offered = tuple(map(self._offers, range(len(METRICS))))
         row, problems, plan = nothing(), dict[int, NvmlError](), self._plan
         while plan:
             missing = self._follow(plan, ask, row, problems, now_s)
             plan = self._calls(missing)
             if missing:
                 self._plan = None
+                self.offered = tuple(map(self._offers, range(len(METRICS))))
         return row, problems
 
     def let_go(self) -> None:
@@ -72,12 +76,8 @@ class Gpu:
 
     def ask_for_all(self) -> None:
         """Nothing at all is never a lack of support: ask everything again."""
-        self.unsupported.clear()
+        self._unsupported.clear()
         self._plan = None
-
-    def offers(self, metric: int) -> bool:
-        """Whether some way to read the metric is not known to be unsupported."""
-        return any((metric, number) not in self.unsupported for number in range(len(METRICS[metric].ways)))
 
     def news(self, problems: dict[int, NvmlError], now_s: float) -> list[int]:
         """The metrics whose failure is to be told now: it is new, and was not told a moment ago."""
@@ -91,12 +91,15 @@ class Gpu:
         self._told |= dict.fromkeys(new, now_s)
         return new
 
+    def _offers(self, metric: int) -> bool:
+        return any((metric, number) not in self._unsupported for number in range(len(METRICS[metric].ways)))
+
     def _calls(self, wanted: Iterable[int]) -> Plan:
         """The calls that give the wanted metrics, each by its best way that is not known to be unsupported."""
         calls: dict[str, list[tuple[int, int, Way]]] = {}
         for metric in wanted:
             for number, way in enumerate(METRICS[metric].ways):
-                if (metric, number) not in self.unsupported:
+                if (metric, number) not in self._unsupported:
                     calls.setdefault(way.call, []).append((metric, number, way))
                     break
         return list(calls.items())
@@ -119,7 +122,7 @@ class Gpu:
                 if isinstance(value, NvmlError):
                     problems[metric] = value
                     if value.code in UNSUPPORTED:
-                        again = self.unsupported[metric, number] = now_s + SUPPORT_RETRY_S
+                        again = self._unsupported[metric, number] = now_s + SUPPORT_RETRY_S
                         self._try_again = min(self._try_again, again)
                         missing.append(metric)
                     continue
@@ -127,7 +130,8 @@ class Gpu:
                 if way.total:
                     value = self._rate(metric, value, now_s)
                 value *= way.scale
-                low, high = METRICS[metric].low, METRICS[metric].high
+                column = METRICS[metric]
+                low, high = column.low, column.high
                 if low <= value <= high:
                     row[metric] = value
                 elif not math.isnan(value):

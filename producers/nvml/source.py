@@ -68,6 +68,8 @@ class NvmlSource:
         self._asked = False
         self.library_missing = False
         """There is no NVML on this machine; nvidia-smi may be asked instead."""
+        self.stood_in = False
+        """There is none, and another source reads the GPUs."""
         self._open = False
         self._reopen_at = -math.inf
         self._driver_event_sent = False
@@ -101,7 +103,8 @@ class NvmlSource:
                 self._lose_driver(error, now_s, now_ms, events)
         self.doing = "nothing"
         self._show()
-        if not self._gpus or (self.library_missing and self._stand_in()):
+        self.stood_in = self.library_missing and self._stand_in()
+        if not self._gpus or self.stood_in:
             return events
         for state in ("read", "lost", "unreadable"):
             metrics.GPUS.labels(state).set(sum(gpu.state == state for gpu in self._gpus))
@@ -135,9 +138,10 @@ class NvmlSource:
             self._nvml.close()
             self._open = False
         self.library_missing = error.code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+        self.stood_in = self.library_missing and self._stand_in()
         if self._driver_event_sent:
             return
-        if self.library_missing and self._stand_in():
+        if self.stood_in:
             log.debug("NVML is not on this machine: nvidia-smi is asked instead", nvml=str(error))
             return
         self._driver_event_sent = True
@@ -265,7 +269,7 @@ class NvmlSource:
     def _sample(self, rows: list[list[float]], now_ms: int) -> GpuSample:
         reading = [gpu for gpu in self._gpus if gpu.state == "read"]
         if reading:  # else what was offered before the trouble stays, as NaN
-            self._offered = [any(gpu.offers(metric) for gpu in reading) for metric in range(len(COLUMNS))]
+            self._offered = [any(gpus) for gpus in zip(*(gpu.offered for gpu in reading), strict=True)]
         columns = {
             name: [row[metric] for row in rows] if self._offered[metric] else []
             for metric, name in enumerate(COLUMNS)

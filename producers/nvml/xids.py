@@ -65,6 +65,11 @@ class NvmlXidSource:
         self._watched: dict[int, GpuIdentity] = {}
         """Identity of a handle to whose it is."""
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether a read has something to do: XIDs are wanted, or no longer, and the driver still keeps them."""
+        return self._watch is not None or self._wanted()
+
     def read(self, now_ms: int) -> Iterable[Record]:
         """What came since the last read. Raises `XidWatchError` where the driver offers no events."""
         self.doing = "asking whether XIDs are wanted, and of which GPUs"

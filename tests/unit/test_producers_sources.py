@@ -219,7 +219,7 @@ def test_one_that_hangs_says_at_what_and_holds_up_nobody(bench: Bench, name: str
     bench.hang()
     bench.now_s += bench.period_s
     out: queue.SimpleQueue[Reading] = queue.SimpleQueue()
-    hanging, healthy = Worker(source, out), Worker(_Healthy(), out)
+    hanging, healthy = Worker(source, out.put), Worker(_Healthy(), out.put)
 
     assert hanging.order(bench.now_ms)
     _until(lambda: hanging.busy_s() > 0.15)
