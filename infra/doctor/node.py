@@ -146,12 +146,7 @@ def facility(settings: Settings) -> Iterator[Finding]:
         if bmc.url is None:
             continue
         about, url = f"controller of {bmc.of_node or settings.agent.node}", urlsplit(bmc.url)
-        try:
-            port = url.port or (443 if url.scheme == "https" else 80)
-        except ValueError as error:
-            yield Finding(Verdict.NOTE, about, f"{bmc.url}: {error}", "correct the url in agent.facility.bmcs")
-            continue
-        wanted.append((about, url.hostname or "", port))
+        wanted.append((about, url.hostname or "", url.port or (443 if url.scheme == "https" else 80)))
     places = list(dict.fromkeys((host, port) for _, host, port in wanted))  # a serial server has many devices
     with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
         troubles = dict(zip(places, pool.map(_tcp_trouble, places), strict=True))

@@ -243,13 +243,6 @@ def test_a_controller_without_a_port_is_asked_at_that_of_its_scheme(url: str, po
     assert found.found.startswith(f"127.0.0.1 port {port}")
 
 
-def test_a_port_that_is_none_is_told_and_the_others_are_asked_all_the_same() -> None:
-    bmc = '[[agent.facility.bmcs]]\nof_node = "n"\nurl = "https://127.0.0.1:99999"\n'
-    found = list(facility(settings_of(device("a", free_port()) + bmc)))
-    assert {one.about for one in found} == {"device a", "controller of n"}
-    assert all(one.verdict is Verdict.NOTE for one in found)
-
-
 # --- the clock --------------------------------------------------------------------------------------------------------
 
 
