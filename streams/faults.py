@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from schemas.catalog import ACTIONS, COMPONENT_KINDS, SEVERITIES, Catalog, ClearsOn, Entry
 from schemas.catalog.causes import Causes
-from schemas.ids import gpu_id, node_id, port_id, stable_id
+from schemas.ids import gpu_id, node_id, nvswitch_id, port_id, stable_id
 from schemas.records import Anomaly, Evidence, Fault, HardwareEvent
 from streams.topology import Topology
 
@@ -429,10 +429,10 @@ def _component(kind: str, event: HardwareEvent, gpu: str | None) -> tuple[str, s
     if rest and prefix in COMPONENT_KINDS:
         return prefix, named
     interface, port = event.details.get("interface"), event.details.get("port")
+    if kind == "nvswitch" or event.kind == "sxid":  # a switch's address names no GPU, whatever its trouble is called
+        return "nvswitch", nvswitch_id(event.node, event.pci)
     if kind == "gpu":
         return kind, gpu_id(gpu, event.node, event.pci)
-    if kind == "nvswitch":
-        return kind, f"nvswitch:{event.node}/{event.pci or 'unknown'}"
     if kind == "port" and interface and port and port.isdigit():
         return kind, port_id(event.node, interface, int(port))
     if kind == "port":

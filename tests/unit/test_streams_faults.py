@@ -136,6 +136,9 @@ def test_what_is_known_of_a_gpu_is_its_slot_until_the_inventory_tells_its_serial
 def test_a_fault_is_about_what_its_class_is_about() -> None:
     book = Book()
     (switch,) = book.take(event("sxid", 11001, gpu=None, pci="0000:c1:00"))
+    # an error of a link, in the catalogue's words one of NVLink: and still it is the switch's own
+    (retried,) = book.take(event("sxid", 20009, gpu=None, pci="0000:c3:00"))
+    assert (retried.fault_class, retried.component) == ("nvlink", "nvswitch:n1/0000:c3:00")
     (port,) = book.take(event("link_flap", gpu=None, details={"interface": "ib0"}))
     (node,) = book.take(event("driver_unavailable", gpu=None))
     assert (switch.component, switch.component_kind) == ("nvswitch:n1/0000:c1:00", "nvswitch")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from producers.simulate.faults.scene import HOUR_S, MINUTE_S, Draw, Spot, lasts, reboot, recovery, xid
+from producers.simulate.faults.scene import HOUR_S, MINUTE_S, Draw, Spot, lasts, reboot, recovery, sxid, xid
 from producers.simulate.plan import Effect, Part, Plan, Said
+from producers.simulate.topology import Gpu
 
 LINK_DOWN = 0x004405C6
 """Xid 149's interrupt info (drivers before R575): NETIR_LINK_EVT/NETIR_LINK_DOWN, signal integrity of this end's link.
 The link's number stands from bit 13."""
 RESPONSE_LOST = 0x040808E2
 """Xid 145's: RLW_SRC_TRACK, a response over NVLink that did not come; the link's number likewise."""
+
+_RETRIES_TOLD = (0.7, 0.85, 0.93, 0.97, 0.99)
+"""When a switch tells of a link that gets worse, as shares of its way to the end."""
+_SWITCHES, _PORTS_OF_A_GPU, _GPUS_AT_A_SWITCH = 4, 8, 8
 
 
 def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
@@ -19,7 +24,7 @@ def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
     link = int(draw.integers(node.platform.links))
     rising = tuple(
         Effect("count", at_s, fails_s, (gpu.number,), total, ramp_s=fails_s - at_s, name=name, parts=(0,),
-               visible=visible)
+               visible=visible, link=link)
         for name, total, visible in (
             ("nvlink_recoveries", float(draw.integers(40, 600)), 10.0),
             ("nvlink_replays", float(draw.integers(2000, 90_000)), 200.0),
@@ -27,22 +32,33 @@ def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
         )
     )  # fmt: skip
     root = Part.of_gpu(node, gpu, at_s)
+    parts, said = _retried(root, spot, at_s, fails_s, link)
     if draw.random() < 1 / 3:
-        return Plan(at_s, fails_s, (root,), (), rising)
+        return Plan(at_s, fails_s, tuple(parts), tuple(said), rising)
     repaired_s = fails_s + lasts(draw, 50 * MINUTE_S, least_s=12 * MINUTE_S)
     if node.platform.domain_is_rack:
         parts, said = _rack_wide(spot, root, fails_s, link, draw)
         said.append(recovery(node, gpu, repaired_s, "GPU Reset Required", "None", part=-1))
         down: tuple[Effect, ...] = ()
     else:
-        parts, said = _inside_node(root, spot, fails_s, link)
+        said += _inside_node(spot, fails_s, link, switch_part=len(parts) - 1)
         more, down = reboot(node, repaired_s - 6 * MINUTE_S, repaired_s)
         said += more
         down = (*down, Effect("stops", repaired_s - 6 * MINUTE_S, repaired_s, spot.gpu_numbers))
     effects = (
         *rising,
-        Effect("links", fails_s, repaired_s, (gpu.number,), 1.0, parts=(0,)),
-        Effect("count", fails_s, fails_s, (gpu.number,), 1.0, name="nvlink_recoveries_failed", parts=(0,), visible=1.0),
+        Effect("links", fails_s, repaired_s, (gpu.number,), 1.0, parts=(0,), link=link),
+        Effect(
+            "count",
+            fails_s,
+            fails_s,
+            (gpu.number,),
+            1.0,
+            name="nvlink_recoveries_failed",
+            parts=(0,),
+            visible=1.0,
+            link=link,
+        ),
         Effect("stops", fails_s, repaired_s, (gpu.number,), parts=(0,)),
         Effect("held", fails_s, repaired_s, (node.number,)),
         *down,
@@ -72,11 +88,44 @@ def _rack_wide(spot: Spot, root: Part, fails_s: float, link: int, draw: Draw) ->
     return parts, said
 
 
-def _inside_node(root: Part, spot: Spot, fails_s: float, link: int) -> tuple[list[Part], list[Said]]:
-    """XID 74 on the GPU; the other end of an HGX link is an NVSwitch."""
+def _retried(root: Part, spot: Spot, at_s: float, fails_s: float, link: int) -> tuple[list[Part], list[Said]]:
+    """The NVSwitch at the other end of an HGX link retries as well, and says so ever more often."""
+    if not spot.node.platform.switches:
+        return [root], []
+    switch, port = other_end(spot.one, link)
+    times = [at_s + share * (fails_s - at_s) for share in _RETRIES_TOLD]
+    told = f"20009, Non-fatal, Link {port:02d} RX Short Error Rate"
+    pci = f"0000:{spot.node.platform.switches[switch]}"
+    return [root, Part.of_switch(spot.node, pci, at_s)], [sxid(spot.node, switch, one, told, 1) for one in times]
+
+
+def _inside_node(spot: Spot, fails_s: float, link: int, switch_part: int) -> list[Said]:
+    """XID 74 on the GPU, and a moment later the fault of the port behind it, in three lines as the driver has it."""
+    node, gpu = spot.node, spot.one
     broken = f"NVLink: fatal error detected on link {link}(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)"
-    said = [xid(spot.node, spot.one, fails_s, f"74, pid='<unknown>', name=<unknown>, {broken}")]
-    return [root], said
+    switch, port = other_end(gpu, link)
+    return [
+        xid(node, gpu, fails_s, f"74, pid='<unknown>', name=<unknown>, {broken}"),
+        *(
+            sxid(node, switch, fails_s + 0.02 + 0.002 * number, f"20034, {rest}", switch_part)
+            for number, rest in enumerate(
+                (
+                    f"Fatal, Link {port:02d} LTSSM Fault Up",
+                    f"Severity 1 Engine instance {port:02d} Sub-engine instance 00",
+                    f"Data {{0x{0x50610000 | port:08x}, 0x10100030}}",
+                )
+            )
+        ),
+    ]
+
+
+def other_end(gpu: Gpu, link: int) -> tuple[int, int]:
+    """The NVSwitch and its port that a link of an HGX GPU leads to.
+
+    Four switches of 64 ports: each GPU has four or five links to each of them, and so at most eight ports there.
+    """
+    switch, place = link % _SWITCHES, link // _SWITCHES
+    return switch, (gpu.index % _GPUS_AT_A_SWITCH) * _PORTS_OF_A_GPU + place
 
 
 def words(info: int, status: int) -> str:
