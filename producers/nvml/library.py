@@ -15,6 +15,7 @@ import pynvml
 
 from producers.discovery import GpuIdentity, normal_serial
 from producers.kernel_log.events import normal_pci
+from producers.nvml.counter_calls import fabric_info
 from producers.nvml.device import Device
 from producers.nvml.interface import Answer, NvmlError, Watch, Xid
 
@@ -238,8 +239,7 @@ def _told(function: Callable[[Any], Any], device: Any) -> Any:
 
 def _domain(device: Any) -> str | None:
     """The NVLink domain of a GPU in a rack-wide fabric, None where the node is a domain by itself."""
-    info = pynvml.c_nvmlGpuFabricInfoV_t()
-    pynvml.nvmlDeviceGetGpuFabricInfoV(device, pynvml.byref(info))
+    info = fabric_info(device)
     cluster = bytes(info.clusterUuid)
     if info.state != pynvml.NVML_GPU_FABRIC_STATE_COMPLETED or not any(cluster):
         return None
