@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra import observe
 from infra.doctor import node, servers
 from infra.doctor.finding import Finding, Verdict
 from infra.settings import Settings
@@ -30,6 +31,9 @@ def examine(settings: Settings) -> list[Finding]:
 
 def run(settings: Settings) -> int:
     """Print what was found; 1 if something needed is broken."""
+    observe.configure_logging(
+        "doctor", level="warning", json_lines=settings.observe.json_lines
+    )  # what is found says it
     console = Console()
     findings = examine(settings)
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,17 +20,22 @@ def split_host(text: str) -> tuple[str, int | None]:
 
     An IPv6 address is given back without its brackets; the port is None where there is none. Raises `ValueError`.
     """
-    host, _, port = text.partition(":")
+    host, colon, port = text.partition(":")
     if text.startswith("["):
-        host, bracket, port = text[1:].partition("]")
-        if not bracket or ":" not in host or (port and not port.startswith(":")):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or ":" not in host or rest[:1] not in {"", ":"}:
             raise ValueError(f"found {text!r}; an IPv6 address with a port is [fd00::7]:502")
-        port = port[1:]
+        colon, port = rest[:1], rest[1:]
     elif ":" in port:  # more than one colon: an address by itself
-        return text, None
+        host, colon, port = text, "", ""
+    if ":" in host:
+        try:
+            IPv6Address(host)
+        except ValueError as error:
+            raise ValueError(f"found {text!r}, which is no IPv6 address: {error}") from error
     if not host:
         raise ValueError(f"found {text!r}, which names no host")
-    if not port and not text.endswith(":"):
+    if not colon:
         return host, None
     if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= _LARGEST_PORT):
         raise ValueError(f"found port {port!r}; it is a number from 1 to {_LARGEST_PORT}, as in 10.0.7.12:502")
