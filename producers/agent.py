@@ -135,10 +135,8 @@ class Agent:
             raise TypeError(f"no source of a node gives a {type(record).__name__}")
 
     def _order(self, schedule: Schedule, worker: Worker, now_ms: int) -> None:
-        if schedule.due_ms - now_ms > (
-            _LOOK_ANYHOW_MS if schedule.ears else schedule.period_ms
-        ):  # the clock was set back
-            schedule.due_ms = 0
+        if schedule.due_ms - now_ms > (_quiet_ms(schedule) if schedule.ears else schedule.period_ms):
+            schedule.due_ms = 0  # the wall clock was set back
         if now_ms < schedule.due_ms or (schedule.commits and (schedule.ordered or self._hold(schedule))):
             return
         tick_ms = now_ms - now_ms % schedule.period_ms
@@ -191,7 +189,7 @@ class Agent:
         if schedule.listen is not None and reading.error is None and not reading.records:
             schedule.ears = schedule.listen()
             if schedule.ears:
-                schedule.due_ms = schedule.ordered_ms + _LOOK_ANYHOW_MS
+                schedule.due_ms = schedule.ordered_ms + _quiet_ms(schedule)
         for record in reading.records:
             # values of a read that hung are of no known moment; what happened, happened
             if not was_overdue or isinstance(record, (HardwareEvent, InventoryRecord)):
@@ -230,6 +228,11 @@ class Agent:
                 count=count,
             )
         )
+
+
+def _quiet_ms(schedule: Schedule) -> int:
+    """How long a source that is told when there is more is left alone."""
+    return max(schedule.period_ms, _LOOK_ANYHOW_MS)
 
 
 def run(

@@ -432,7 +432,7 @@ def test_a_rack_wide_domain_has_its_switches_elsewhere(links: Run) -> None:
 
 def test_no_two_links_of_a_node_lead_to_the_same_port_of_a_switch() -> None:
     (node, *_) = build((RackSpec(kind="hgx", racks=1, nodes=1),), seed=1)
-    ends = [other_end(gpu, link) for gpu in node.gpus for link in range(node.platform.links)]
+    ends = [other_end(node, gpu, link) for gpu in node.gpus for link in range(node.platform.links)]
     assert len(set(ends)) == len(ends)
     assert {switch for switch, _ in ends} == set(range(len(node.platform.switches)))
     assert all(0 <= port < 64 for _, port in ends)

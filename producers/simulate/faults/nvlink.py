@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from producers.simulate.faults.scene import HOUR_S, MINUTE_S, Draw, Spot, lasts, reboot, recovery, sxid, xid
 from producers.simulate.plan import Effect, Part, Plan, Said
-from producers.simulate.topology import Gpu
+from producers.simulate.topology import Gpu, Node
 
 LINK_DOWN = 0x004405C6
 """Xid 149's interrupt info (drivers before R575): NETIR_LINK_EVT/NETIR_LINK_DOWN, signal integrity of this end's link.
@@ -14,7 +14,8 @@ RESPONSE_LOST = 0x040808E2
 
 _RETRIES_TOLD = (0.7, 0.85, 0.93, 0.97, 0.99)
 """When a switch tells of a link that gets worse, as shares of its way to the end."""
-_SWITCHES, _PORTS_OF_A_GPU, _GPUS_AT_A_SWITCH = 4, 8, 8
+_PORTS_OF_A_GPU, _GPUS_AT_A_SWITCH = 8, 8
+"""An NVSwitch of an HGX board has 64 ports; a GPU has four or five of its links there."""
 
 
 def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
@@ -92,7 +93,7 @@ def _retried(root: Part, spot: Spot, at_s: float, fails_s: float, link: int) -> 
     """The NVSwitch at the other end of an HGX link retries as well, and says so ever more often."""
     if not spot.node.platform.switches:
         return [root], []
-    switch, port = other_end(spot.one, link)
+    switch, port = other_end(spot.node, spot.one, link)
     times = [at_s + share * (fails_s - at_s) for share in _RETRIES_TOLD]
     told = f"20009, Non-fatal, Link {port:02d} RX Short Error Rate"
     pci = f"0000:{spot.node.platform.switches[switch]}"
@@ -103,7 +104,7 @@ def _inside_node(spot: Spot, fails_s: float, link: int, switch_part: int) -> lis
     """XID 74 on the GPU, and a moment later the fault of the port behind it, in three lines as the driver has it."""
     node, gpu = spot.node, spot.one
     broken = f"NVLink: fatal error detected on link {link}(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)"
-    switch, port = other_end(gpu, link)
+    switch, port = other_end(node, gpu, link)
     return [
         xid(node, gpu, fails_s, f"74, pid='<unknown>', name=<unknown>, {broken}"),
         *(
@@ -119,12 +120,9 @@ def _inside_node(spot: Spot, fails_s: float, link: int, switch_part: int) -> lis
     ]
 
 
-def other_end(gpu: Gpu, link: int) -> tuple[int, int]:
-    """The NVSwitch and its port that a link of an HGX GPU leads to.
-
-    Four switches of 64 ports: each GPU has four or five links to each of them, and so at most eight ports there.
-    """
-    switch, place = link % _SWITCHES, link // _SWITCHES
+def other_end(node: Node, gpu: Gpu, link: int) -> tuple[int, int]:
+    """The NVSwitch and its port that a link of an HGX GPU leads to: a GPU's links go round all switches."""
+    place, switch = divmod(link, len(node.platform.switches))
     return switch, (gpu.index % _GPUS_AT_A_SWITCH) * _PORTS_OF_A_GPU + place
 
 
