@@ -12,8 +12,6 @@ The link's number stands from bit 13."""
 RESPONSE_LOST = 0x040808E2
 """Xid 145's: RLW_SRC_TRACK, a response over NVLink that did not come; the link's number likewise."""
 
-_RETRIES_TOLD = (0.7, 0.85, 0.93, 0.97, 0.99)
-"""When a switch tells of a link that gets worse, as shares of its way to the end."""
 _PORTS_OF_A_GPU, _GPUS_AT_A_SWITCH = 8, 8
 """An NVSwitch of an HGX board has 64 ports; a GPU has four or five of its links there."""
 
@@ -33,16 +31,15 @@ def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
         )
     )  # fmt: skip
     root = Part.of_gpu(node, gpu, at_s)
-    parts, said = _retried(root, spot, at_s, fails_s, link)
     if draw.random() < 1 / 3:
-        return Plan(at_s, fails_s, tuple(parts), tuple(said), rising)
+        return Plan(at_s, fails_s, (root,), (), rising)
     repaired_s = fails_s + lasts(draw, 50 * MINUTE_S, least_s=12 * MINUTE_S)
     if node.platform.domain_is_rack:
         parts, said = _rack_wide(spot, root, fails_s, link, draw)
         said.append(recovery(node, gpu, repaired_s, "GPU Reset Required", "None", part=-1))
         down: tuple[Effect, ...] = ()
     else:
-        said += _inside_node(spot, fails_s, link, switch_part=len(parts) - 1)
+        parts, said = _inside_node(root, spot, fails_s, link)
         more, down = reboot(node, repaired_s - 6 * MINUTE_S, repaired_s)
         said += more
         down = (*down, Effect("stops", repaired_s - 6 * MINUTE_S, repaired_s, spot.gpu_numbers))
@@ -89,35 +86,21 @@ def _rack_wide(spot: Spot, root: Part, fails_s: float, link: int, draw: Draw) ->
     return parts, said
 
 
-def _retried(root: Part, spot: Spot, at_s: float, fails_s: float, link: int) -> tuple[list[Part], list[Said]]:
-    """The NVSwitch at the other end of an HGX link retries as well, and says so ever more often."""
-    if not spot.node.platform.switches:
-        return [root], []
-    switch, port = other_end(spot.node, spot.one, link)
-    times = [at_s + share * (fails_s - at_s) for share in _RETRIES_TOLD]
-    told = f"20009, Non-fatal, Link {port:02d} RX Short Error Rate"
-    pci = f"0000:{spot.node.platform.switches[switch]}"
-    return [root, Part.of_switch(spot.node, pci, at_s)], [sxid(spot.node, switch, one, told, 1) for one in times]
-
-
-def _inside_node(spot: Spot, fails_s: float, link: int, switch_part: int) -> list[Said]:
+def _inside_node(root: Part, spot: Spot, fails_s: float, link: int) -> tuple[list[Part], list[Said]]:
     """XID 74 on the GPU, and a moment later the fault of the port behind it, in three lines as the driver has it."""
     node, gpu = spot.node, spot.one
     broken = f"NVLink: fatal error detected on link {link}(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)"
     switch, port = other_end(node, gpu, link)
-    return [
-        xid(node, gpu, fails_s, f"74, pid='<unknown>', name=<unknown>, {broken}"),
-        *(
-            sxid(node, switch, fails_s + 0.02 + 0.002 * number, f"20034, {rest}", switch_part)
-            for number, rest in enumerate(
-                (
-                    f"Fatal, Link {port:02d} LTSSM Fault Up",
-                    f"Severity 1 Engine instance {port:02d} Sub-engine instance 00",
-                    f"Data {{0x{0x50610000 | port:08x}, 0x10100030}}",
-                )
-            )
-        ),
-    ]
+    felt_s = fails_s + 0.02
+    lines = (
+        f"Fatal, Link {port:02d} LTSSM Fault Up",
+        f"Severity 1 Engine instance {port:02d} Sub-engine instance 00",
+        f"Data {{0x{0x50610000 | port:08x}, 0x10100030}}",
+    )
+    parts = [root, Part.of_switch(node, f"0000:{node.platform.switches[switch]}", felt_s)]
+    said = [xid(node, gpu, fails_s, f"74, pid='<unknown>', name=<unknown>, {broken}")]
+    said += [sxid(node, switch, felt_s + 0.002 * at, f"20034, {line}", part=1) for at, line in enumerate(lines)]
+    return parts, said
 
 
 def other_end(node: Node, gpu: Gpu, link: int) -> tuple[int, int]:
