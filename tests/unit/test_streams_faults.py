@@ -41,20 +41,27 @@ class Book:
         self.written += found
         return found
 
-    def restarted(self, memory: dict[str, bytes] | None = None) -> Book:
+    def restarted(self) -> Book:
         """Another worker goes on with the memory."""
-        kept = self.memory() if memory is None else memory
         again = Book(self.topology)
-        for key, state in kept.items():
+        for component, state in self.histories().items():
+            again.book.restore_history(component, state)
+        for key, state in self.memory().items():
             again.book.restore(key, state)
         again.book.restored(10**9, 10**9)
         return again
 
     def memory(self) -> dict[str, bytes]:
-        """All that was ever kept and still is."""
-        held = {**self.book._open, **self.book._ended}
-        self.book._touched = set(held)
+        """All faults that were ever kept and still are."""
+        shelf = self.book._shelf
+        shelf._touched = {*shelf.open, *shelf.ended}
         return {key: state for key, state in self.book.changes().items() if state is not None}
+
+    def histories(self) -> dict[str, bytes]:
+        """All histories that were ever kept and still are."""
+        shelf = self.book._shelf
+        shelf._written_history = set(shelf._histories)
+        return {key: state for key, state in self.book.history_changes().items() if state is not None}
 
 
 def told(faults: Iterable[Fault]) -> list[tuple[str, str, int]]:
@@ -369,9 +376,16 @@ def test_a_recovery_ends_what_it_recovers_on_its_node(wrong: str, well: str) -> 
 
 
 def test_every_way_to_end_that_the_catalogue_names_is_a_way_that_the_book_knows() -> None:
-    from streams import faults
+    from streams.faults import book
 
-    known = {*faults._CLEARING_KINDS.values(), "anomaly_cleared", "new_boot", "recovery_action_none", "operator"}
+    known = {
+        *book._CLEARING_KINDS.values(),
+        "maintenance_ended",
+        "anomaly_cleared",
+        "new_boot",
+        "recovery_action_none",
+        "operator",
+    }
     assert {way for one in CATALOG.faults.values() for way in one.clears_on} <= known
 
 
@@ -448,8 +462,8 @@ def test_the_book_does_not_grow_with_what_is_over() -> None:
         book.take(event(code=31, gpu=f"g{number}", at_s=at_s))
         book.wait(at_s + 900)
     assert len(book.book) == 0
-    assert len(book.book._ended) < 10
-    assert len(book.book._open) == 0
+    assert len(book.book._shelf.ended) < 10
+    assert len(book.book._shelf.open) == 0
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
