@@ -79,8 +79,10 @@ class FaultBook:
         if entry.fault_class in {INFORMATIONAL, MAINTENANCE}:  # who announces work is an operator
             return written
         seed = of_event(event, entry, self._catalog, self._topology)
+        known = self._shelf.known(key_of(seed.component, seed.fault_class))
+        is_repeat = known is not None and event.event_id in known.remembered and not known.has_taken(source)
         written += self._fold(seed, arrived_ms, source, boot_id=event.boot_id, point=point_of(event))
-        if seed.fault_class in self._besides:
+        if seed.fault_class in self._besides and not is_repeat:
             written += self._climb_beside(seed, arrived_ms, source)
         return written
 

@@ -34,6 +34,8 @@ class OpenFault(msgspec.Struct, kw_only=True):
     written_ms: int = 0
     ended_ms: int | None = None
     """When it ended, by the clock; None while it has not."""
+    because: str = ""
+    """Why it ended, where that is to be said."""
     events_through: int = -1
     anomalies_through: int = -1
     """The offset of the last record of each topic that changed it. State is kept fault by fault, so a kill may leave
@@ -79,7 +81,7 @@ class OpenFault(msgspec.Struct, kw_only=True):
         work = None if self.work is None or self.work.over else self.work
         if work is not None and work.explained:
             severity, action, rule = SEVERITIES[0], "none", "maintenance"
-            reason += "; it is being worked on"
+            reason = also(reason, "It is being worked on.")
         elif self.climbed is not None:
             action, rule = self.climbed.action, f"ladder.{self.climbed.name}"
             reason = also(reason, self.climbed.reason)
@@ -87,6 +89,7 @@ class OpenFault(msgspec.Struct, kw_only=True):
             reason = also(reason, "It began in announced work that is over.")
         if self.flapping:
             reason = also(reason, "It comes and goes, and stands until it has been quiet for long.")
+        reason = also(reason, self.because)
         quiet = [until for until in (self.snoozed_until_ms, work.until_ms if work else None) if until is not None]
         return replace(
             fault,

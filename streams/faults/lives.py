@@ -14,7 +14,7 @@ from schemas.catalog import Catalog, ClearsOn, FaultClass
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Fault
 from streams.faults.climb import Climbed, climb
-from streams.faults.held import OpenFault, also, key_of
+from streams.faults.held import OpenFault, key_of
 from streams.faults.history import DAY_MS, Life
 from streams.faults.shelf import Shelf
 from streams.faults.source import CLOCK, Source
@@ -87,13 +87,8 @@ class Lives:
         """The last revision of a fault."""
         found = self.shelf.open[key]
         fault = found.fault
-        found.fault = replace(
-            fault,
-            revision=fault.revision + 1,
-            state="cleared",
-            cleared_ms=max(at_ms, fault.last_ms),
-            reason=also(fault.reason, because),
-        )
+        found.because = because
+        found.fault = replace(fault, revision=fault.revision + 1, state="cleared", cleared_ms=max(at_ms, fault.last_ms))
         self.note(found, CLOCK)
         life = self.shelf.noted(fault.component).life(fault.fault_id)
         if life is not None:

@@ -45,11 +45,10 @@ class Operators:
         target, until_ms = words.target(event), words.until_ms(event)
         if event.kind == words.SNOOZED and until_ms is None:
             return
-        if event.kind == words.FAULT_ENDED:
-            for work in [work for work in self._shelf.works() if target.names(work.fault, event.event_ms)]:
-                yield from self._work_ended(work.key, event, arrived_ms, source)
         near = self._shelf.open.items() if target.fault_id else self._shelf.at(target.component)
         for key, found in sorted(near, key=lambda one: one[0]):
+            if event.kind == words.FAULT_ENDED and found.fault.fault_class == MAINTENANCE:
+                continue  # below: what it keeps quiet may be among what ends here
             if not target.names(found.fault, event.event_ms) or not self._hears(found, event, source):
                 continue
             if event.kind == words.FAULT_ENDED:
@@ -62,6 +61,9 @@ class Operators:
             elif event.kind == words.SNOOZED and event.event_ms >= (found.snoozed_ms or 0):
                 found.snoozed_ms, found.snoozed_until_ms = event.event_ms, until_ms
             yield self._lives.write(key, arrived_ms)
+        if event.kind == words.FAULT_ENDED:
+            for work in [work for work in self._shelf.works() if target.names(work.fault, event.event_ms)]:
+                yield from self._work_ended(work.key, event, arrived_ms, source)
 
     def _hears(self, found: OpenFault, event: HardwareEvent, source: Source) -> bool:
         """Take a word in as evidence that does not count; False where that was done before."""

@@ -95,14 +95,18 @@ def window(event: HardwareEvent) -> tuple[int, int] | None:
 
 
 def work(event: HardwareEvent, entry: Entry, of: str, begin_ms: int, end_ms: int) -> Fault:
-    """The fault that announced work is, at revision 0."""
+    """The fault that announced work is, at revision 0.
+
+    Work on what spans racks is announced to each of them, and is one fault all the same: where the streams that hear
+    of it are several, all of them write the same record, about the first of the racks.
+    """
     kind, _, name = of.partition(":")
     return Fault(
         fault_id="",
         revision=0,
         state="open",
         site=event.site,
-        rack=event.rack,
+        rack=event.details.get("first_rack", event.rack),
         node=name if kind == "node" else (event.node or None) if kind == "gpu" else None,
         gpu=name if kind == "gpu" else None,
         component=of,

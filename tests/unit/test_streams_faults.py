@@ -2,70 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from schemas.catalog import load
-from schemas.catalog.causes import causes
 from schemas.records import Anomaly, Fault, HardwareEvent
-from streams.faults import FaultBook
-from streams.topology import Topology
+from tests.streams_book import CATALOG, Book, clears, told
 from tests.streams_scenes import START_MS, anomaly, event, in_inventory
 
-CATALOG = load()
 DAY_S = 24 * 3600
-
-
-class Book:
-    """A fault book with all that it wrote; records reach Kafka when they say, unless told otherwise."""
-
-    def __init__(self, topology: Topology | None = None) -> None:
-        self.topology = topology or Topology()
-        self.book = FaultBook(CATALOG, causes(), self.topology)
-        self.written: list[Fault] = []
-
-    def take(self, *records: HardwareEvent | Anomaly) -> list[Fault]:
-        found: list[Fault] = []
-        for record in records:
-            if isinstance(record, HardwareEvent):
-                found += self.book.on_event(record, record.event_ms)
-            else:
-                found += self.book.on_anomaly(record, record.tick_ms)
-        self.written += found
-        return found
-
-    def wait(self, until_s: float) -> list[Fault]:
-        now_ms = START_MS + round(until_s * 1000)
-        found = [*self.book.end_quiet(now_ms), *self.book.flush(now_ms)]
-        self.written += found
-        return found
-
-    def restarted(self) -> Book:
-        """Another worker goes on with the memory."""
-        again = Book(self.topology)
-        for component, state in self.histories().items():
-            again.book.restore_history(component, state)
-        for key, state in self.memory().items():
-            again.book.restore(key, state)
-        again.book.restored(10**9, 10**9)
-        return again
-
-    def memory(self) -> dict[str, bytes]:
-        """All faults that were ever kept and still are."""
-        shelf = self.book._shelf
-        shelf._touched = {*shelf.open, *shelf.ended}
-        return {key: state for key, state in self.book.changes().items() if state is not None}
-
-    def histories(self) -> dict[str, bytes]:
-        """All histories that were ever kept and still are."""
-        shelf = self.book._shelf
-        shelf._written_history = set(shelf._histories)
-        return {key: state for key, state in self.book.history_changes().items() if state is not None}
-
-
-def told(faults: Iterable[Fault]) -> list[tuple[str, str, int]]:
-    return [(one.fault_class, one.state, one.count) for one in faults]
 
 
 def test_the_first_evidence_opens_a_fault_with_what_the_catalogue_says() -> None:
@@ -241,10 +186,6 @@ def test_evidence_that_arrives_late_moves_the_beginning_back() -> None:
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------------
-
-
-def clears(book: Book) -> list[str]:
-    return [one.fault_class for one in book.written if one.state == "cleared"]
 
 
 def an_event_of(fault_class: str) -> HardwareEvent:
