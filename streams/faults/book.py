@@ -62,9 +62,6 @@ class FaultBook:
         self._longest_ms = (1 + max(one.look_back_days for one in catalog.faults.values())) * DAY_MS
         self._swept_ms = -_SWEEP_MS
         self._shelf = self._lives.shelf
-        self.changes, self.history_changes = self._shelf.changes, self._shelf.history_changes
-        self.restore, self.restore_history = self._shelf.restore, self._shelf.restore_history
-        self.restored = self._shelf.restored
 
     def __len__(self) -> int:
         return len(self._shelf.open)
@@ -140,6 +137,26 @@ class FaultBook:
             self._swept_ms = now_ms
             self._shelf.forget_history(now_ms - self._longest_ms)
         return written
+
+    def history_changes(self) -> dict[str, bytes | None]:
+        """The histories that have changed since the last call, by component; None where one counts no more."""
+        return self._shelf.history_changes()
+
+    def changes(self) -> dict[str, bytes | None]:
+        """The faults that have changed since the last call, by key; None where one is over and forgotten."""
+        return self._shelf.changes()
+
+    def restore_history(self, component: str, state: bytes) -> None:
+        """Take back one history. Raises `msgspec.DecodeError` where the bytes are not ours."""
+        self._shelf.restore_history(component, state)
+
+    def restore(self, key: str, state: bytes) -> None:
+        """Take back one fault. Raises as `restore_history` does."""
+        self._shelf.restore(key, state)
+
+    def restored(self, events_end: int, anomalies_end: int) -> None:
+        """All is taken back. The ends are the offsets behind the last record of each topic."""
+        self._shelf.restored(events_end, anomalies_end)
 
     def _fold(
         self,

@@ -15,7 +15,7 @@ from streams.faults.work import Window, Work
 class OpenFault(msgspec.Struct, kw_only=True):
     """A fault, with what is needed to go on with it (or, once it is over, to know its evidence again).
 
-    About 3 KB, and some 100 bytes more of what operators, the ladder and announced work have added.
+    1 KB, and 4.5 KB once 64 pieces of evidence are remembered.
     """
 
     fault: Fault

@@ -59,6 +59,10 @@ class History(msgspec.Struct):
         if all(known.fault_id != life.fault_id for known in self.lives):
             self.lives = [*self.lives, life][-_MOST_LIVES:]
 
+    def drop(self, fault_id: str) -> None:
+        """Take a fault out: it was none of the component's."""
+        self.lives = [life for life in self.lives if life.fault_id != fault_id]
+
     def life(self, fault_id: str) -> Life | None:
         """A fault that was noted."""
         return next((life for life in reversed(self.lives) if life.fault_id == fault_id), None)

@@ -118,5 +118,7 @@ class Operators:
             if now is None or now == before or (before and before.over and now.until_ms <= before.until_ms):
                 continue
             found.work = now
+            if now.explained and not now.over:
+                self._shelf.noted(found.fault.component).drop(found.fault.fault_id)
             found.take(source)
             yield self._lives.write(key, arrived_ms)

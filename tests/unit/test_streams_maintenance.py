@@ -136,6 +136,8 @@ def test_work_that_is_announced_late_explains_what_it_has_done_already() -> None
     late = announces("node:n1", 60, 4000, at_s=200)
     work, explained = book.take(late)
     assert (explained.node, explained.severity, explained.maintenance) == ("n1", "info", work.fault_id)
+    book.take(silent(300, "cleared", begin_s=95))
+    assert one(book.take(silent(9000))).recurrence == 0, "it was no fault of the node"
 
 
 def test_an_old_fault_that_becomes_worse_during_work_waits_for_its_end() -> None:
