@@ -42,8 +42,8 @@ app.add_typer(decode_app, name="decode", rich_help_panel="Ask and try")
 app.add_typer(inventory_app, name="inventory", rich_help_panel="Ask and try")
 app.add_typer(facility_app, name="facility", rich_help_panel="Ask and try")
 app.add_typer(diagnose_app, name="diagnose", rich_help_panel="Ask and try")
-app.add_typer(maintenance_app, name="maintenance", rich_help_panel="Say")
-app.add_typer(fault_app, name="fault", rich_help_panel="Say")
+app.add_typer(maintenance_app, name="maintenance", rich_help_panel="Operate")
+app.add_typer(fault_app, name="fault", rich_help_panel="Operate")
 
 _RUN = "Run"
 _ASK = "Ask and try"
