@@ -28,7 +28,9 @@ from streams.faults.words import MAINTENANCE
 from streams.topology import Topology
 
 INFORMATIONAL, GPU_SILENT, NODE_SILENT, SOURCE_HEALTH = "informational", "gpu_silent", "node_silent", "source_health"
-_STOPPED, _UNREADABLE = "agent_stopped|", "source_failed|"
+_STOPPED = "agent_stopped|"
+_UNREADABLE = frozenset(f"source_failed|{source}" for source in ("nvml", "nvidia_smi", "dcgm_exporter"))
+"""What an agent reports when it cannot read what samples are made of (`point_of`)."""
 _EVERY_REPEAT_UNTIL = 16
 _REPEAT_GROWTH = 1.25
 _FLUSH_MS = 5000
@@ -102,9 +104,9 @@ class FaultBook:
             return seed
         if _STOPPED in found.points:
             told, severity = "its agent was stopped on purpose", "info"
-        elif _UNREADABLE in found.points and found.fault.last_ms >= anomaly.begin_ms:
+        elif not _UNREADABLE.isdisjoint(found.points) and found.fault.last_ms >= anomaly.begin_ms:
             # said after the last reading: whoever says so is alive
-            told, severity = "its agent is there but cannot read a source", "warning"
+            told, severity = "its agent is there but cannot read its GPUs", "warning"
         else:
             return seed
         reason = f"{told}, and {anomaly.reason}"

@@ -124,8 +124,8 @@ def point_of(event: HardwareEvent) -> str:
 
 
 def place_of(event: HardwareEvent) -> str:
-    """The place on its component where something is wrong: a fan, a phase, a counter, a file system."""
-    return next((event.details[name] for name in ("point", "counter", "path") if name in event.details), "")
+    """The place on its component where something is wrong: a fan, a phase, a counter, a file system, a source."""
+    return next((event.details[name] for name in ("point", "counter", "path", "source") if name in event.details), "")
 
 
 def component_of(kind: str, event: HardwareEvent, gpu: str | None) -> tuple[str, str]:

@@ -247,23 +247,32 @@ def test_an_operator_ends_work_like_any_other_fault() -> None:
     ]  # fmt: skip
 
 
+NVML = {"source": "nvml"}
+
+
 # --- what else explains silence ---------------------------------------------------------------------------------------
 
 
 def test_a_node_whose_agent_says_that_a_source_hangs_is_there_and_not_silent() -> None:
     book = Book()
-    (hangs,) = book.take(event("source_failed", gpu=None, at_s=3, source="agent"))
+    (hangs,) = book.take(event("source_failed", gpu=None, at_s=3, source="agent", details=NVML))
     found = one(book.take(silent(40, begin_s=0)))
     assert (found.fault_id, found.fault_class, found.severity) == (hangs.fault_id, "source_health", "warning")
-    book.take(event("source_recovered", gpu=None, at_s=90, source="agent"))
+    book.take(event("source_recovered", gpu=None, at_s=90, source="agent", details=NVML))
     assert clears(book) == []
     book.take(silent(100, "cleared", begin_s=0))
     assert clears(book) == ["source_health"]
 
 
+def test_a_kernel_log_that_cannot_be_read_explains_no_silence() -> None:
+    book = Book()
+    book.take(event("source_failed", gpu=None, at_s=3, source="agent", details={"source": "kernel_log"}))
+    assert one(book.take(silent(40, begin_s=0))).fault_class == "node_silent"
+
+
 def test_a_node_that_falls_silent_long_after_a_source_failed_is_silent() -> None:
     book = Book()
-    book.take(event("source_failed", gpu=None, at_s=3, source="agent"))
+    book.take(event("source_failed", gpu=None, at_s=3, source="agent", details=NVML))
     assert one(book.take(silent(400))).fault_class == "node_silent"
 
 
