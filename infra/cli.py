@@ -13,7 +13,9 @@ from infra.commands.backtest import backtest as backtest_command
 from infra.commands.decode import app as decode_app
 from infra.commands.diagnose import app as diagnose_app
 from infra.commands.facility import app as facility_app
+from infra.commands.fault import app as fault_app
 from infra.commands.inventory import app as inventory_app
+from infra.commands.maintenance import app as maintenance_app
 from infra.commands.simulate import simulate as simulate_command
 from infra.errors import MisuseError, OperatorError
 from infra.options import Options
@@ -40,6 +42,8 @@ app.add_typer(decode_app, name="decode", rich_help_panel="Ask and try")
 app.add_typer(inventory_app, name="inventory", rich_help_panel="Ask and try")
 app.add_typer(facility_app, name="facility", rich_help_panel="Ask and try")
 app.add_typer(diagnose_app, name="diagnose", rich_help_panel="Ask and try")
+app.add_typer(maintenance_app, name="maintenance", rich_help_panel="Operate")
+app.add_typer(fault_app, name="fault", rich_help_panel="Operate")
 
 _RUN = "Run"
 _ASK = "Ask and try"
@@ -263,6 +267,8 @@ _COMMANDS = {command.name or command.callback.__name__ for command in app.regist
     "inventory",
     "facility",
     "diagnose",
+    "maintenance",
+    "fault",
 }
 _ANYWHERE = {"--config": 1, "--data-dir": 1, "--json": 0, "--debug": 0}
 

@@ -200,6 +200,7 @@ class FaultPartition:
         self._clocks = {EVENTS: QuietClock(settings.idle_ms), ANOMALIES: QuietClock(settings.idle_ms)}
         self._idle_ms = settings.idle_ms
         self._born_ms = now_ms
+        _recall(memory, "history", self._book.restore_history)
         _recall(memory, "fault", self._book.restore)
         self._book.restored(ends[EVENTS], ends[ANOMALIES])
         self._applied = _applied(memory, ends, EVENTS, ANOMALIES)
@@ -221,7 +222,7 @@ class FaultPartition:
             except CodecError as error:
                 outcome.rejected.append(Rejected(message, error.reason, str(error)))
         self._clocks[messages[-1].topic].heard(now_ms, messages[-1].timestamp)
-        outcome.memory = _kept("fault", self._book.changes()) | _offsets(self._applied)
+        outcome.memory = self._memory() | _offsets(self._applied)
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
@@ -232,7 +233,11 @@ class FaultPartition:
             # Until then what the memory calls quiet may have more waiting in the log; and a topic that is behind may
             # have it later.
             written += self._book.end_quiet(min(times, default=now_ms))
-        return Outcome(list(written), memory=_kept("fault", self._book.changes()))
+        return Outcome(list(written), memory=self._memory())
+
+    def _memory(self) -> Memory:
+        """What is to be kept. Histories come first: a fault must not know more than its component's history."""
+        return _kept("history", self._book.history_changes()) | _kept("fault", self._book.changes())
 
 
 class IncidentPartition:

@@ -48,9 +48,15 @@ class Topology:
         """(site, rack) to the nodes in it."""
         self._node_gpus: dict[str, set[str]] = {}
         """Node to the GPUs in it."""
+        self._removed: dict[str, int] = {}
+        """Components that were taken out, to when, unless somebody has seen them since."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
+        if record.removed:
+            self._removed[record.component] = record.seen_ms
+        elif record.seen_ms > self._removed.get(record.component, record.seen_ms):
+            del self._removed[record.component]
         if record.kind == "gpu":
             self._learn_gpu(record.component.removeprefix("gpu:"), record)
         elif record.kind == "node":
@@ -92,6 +98,15 @@ class Topology:
         """The PCI address at which a GPU was last found."""
         known = self._gpus.get(gpu or "", _Known())
         return next((record.pci for record in known if record is not None and record.pci), None)
+
+    def driver_version(self, gpu: str | None, node: str | None) -> str | None:
+        """The version of the driver (`550.54.15`) that a GPU was last found with, else its node."""
+        known = (*self._gpus.get(gpu or "", _Known()), *self._nodes.get(node or "", _Known()))
+        return next((record.driver_version for record in known if record is not None and record.driver_version), None)
+
+    def removed_ms(self, component: str) -> int | None:
+        """When a component was taken out of the inventory; None where it was not, or has been seen since."""
+        return self._removed.get(component) if self._removed else None
 
     def nvlink_domain(self, gpu: str | None, node: str | None) -> str | None:
         """The NVLink domain of a GPU, else of its node, else the node itself."""

@@ -147,6 +147,17 @@ def test_a_memory_that_another_build_wrote_is_left_out() -> None:
     assert len(IncidentPartition(SETTINGS, CATALOG, causes(), Topology(), CODEC, {"incident|x": b"junk"}, ENDS)) == 0
 
 
+def test_a_fault_is_never_kept_without_the_history_that_it_knows() -> None:
+    keys = [key.partition("|")[0] for key in partition().run(SCENE, NOW_MS).memory]
+    assert keys == sorted(keys, key=["history", "fault", "applied"].index)
+
+
+def test_what_a_component_went_through_survives_a_restart() -> None:
+    memory = kept({}, partition().run(SCENE[:3], NOW_MS).memory)
+    again = partition(memory).run(SCENE[3:4], NOW_MS)
+    assert [(one.fault_class, one.recurrence) for one in again.records if isinstance(one, Fault)] == [("gpu_lost", 1)]
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 HOUR_MS = 3_600_000

@@ -82,3 +82,23 @@ def test_nodes_are_counted_by_site_and_rack_and_a_node_that_moves_is_counted_onc
 
 def test_other_kinds_of_component_are_passed_over() -> None:
     assert knowing(in_inventory("pdu:p1"), in_inventory("leaf_switch:l1")).nodes_in_rack("hall-a", "r1") == 0
+
+
+def test_what_was_taken_out_is_known_to_be_gone_until_somebody_sees_it_again() -> None:
+    node = in_inventory("node:n1")
+    topology = knowing(node)
+    assert topology.removed_ms("node:n1") is None
+    topology.learn(replace(node, removed=True, seen_ms=node.seen_ms + 10))
+    assert topology.removed_ms("node:n1") == node.seen_ms + 10
+    assert topology.removed_ms("node:n2") is None, "nobody ever knew it"
+    topology.learn(replace(node, source="discovered", seen_ms=node.seen_ms + 5))
+    assert topology.removed_ms("node:n1") == node.seen_ms + 10, "an agent's record that was on its way for long"
+    topology.learn(replace(node, source="discovered", seen_ms=node.seen_ms + 20))
+    assert topology.removed_ms("node:n1") is None
+
+
+def test_the_driver_is_that_of_the_gpu_else_of_its_node() -> None:
+    topology = knowing(replace(GPU, driver_version="550.54.15"), in_inventory("node:n1", driver_version="535.1"))
+    assert topology.driver_version("S1", "n1") == "550.54.15"
+    assert topology.driver_version("S9", "n1") == "535.1"
+    assert topology.driver_version(None, None) is None
