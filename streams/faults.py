@@ -249,6 +249,13 @@ class FaultBook:
         earlier = found or self._ended.get(key)
         if earlier is not None and (evidence.id in earlier.remembered or earlier.has_taken(source)):
             return []
+        ended: list[Fault] = []
+        if found is not None and (quiet_s := self._quiet_s(found)) is not None:
+            over_ms = found.fault.last_ms + quiet_s * 1000
+            if over_ms <= seed.first_ms <= arrived_ms:
+                # Days of a log may come at once: a node that was cut off, a worker that was away, a replay. Lives are
+                # told apart as if each had come in its time. (A clock that is ahead tells nothing of a quiet.)
+                ended, earlier, found = [self._end(key, over_ms, arrived_ms)], self._ended[key], None
         if found is None:
             fault = replace(seed, fault_id=stable_id("fault", seed.component, seed.fault_class, evidence.id))
             found = self._open[key] = OpenFault(fault=replace(fault, count=0, evidence=[]))
@@ -275,7 +282,7 @@ class FaultBook:
             or count <= _EVERY_REPEAT_UNTIL
             or count >= ceil(found.written_count * _REPEAT_GROWTH)
         )
-        return [self._write(key, arrived_ms)] if worth_writing else []
+        return [*ended, self._write(key, arrived_ms)] if worth_writing else ended
 
     def _anomaly_cleared(self, anomaly: Anomaly, arrived_ms: int, source: _Source) -> Iterator[Fault]:
         key = f"{anomaly.component}|{anomaly.fault_class}"
