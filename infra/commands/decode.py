@@ -113,6 +113,7 @@ def _print_events(
     from producers.kernel_log import numbered
 
     encoder = msgspec.json.Encoder()
+    named = {"node": node} if node else {}
     pending: list[bytes] = []
     size = 0
     try:
@@ -123,7 +124,7 @@ def _print_events(
                 text = encoder.encode(
                     {
                         "line": event.line,
-                        "node": node or None,
+                        **named,
                         "kind": event.kind,
                         "code": event.code,
                         "pci": event.pci,

@@ -45,7 +45,8 @@ def _object(outcome: Outcome, seen: SeenIncident) -> dict[str, Any]:
         "severity": incident.severity,
         "action": incident.action,
         "pages": outcome.pages(incident.incident_id),
-        "state": incident.state,
+        # whether it was written once or more often says how the log was cut, not how it ended
+        "state": "cleared" if incident.state == "cleared" else "open",
         "site": incident.site,
         "racks": incident.racks,
         "root": {
