@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from tests.benchmarks.table import count
-
 _WIDTH, _HEIGHT = 380, 260
 """Of a panel's lines, in pixels."""
 _LEFT, _RIGHT, _ABOVE, _BELOW = 56, 96, 36, 44
@@ -86,4 +84,5 @@ def _decades(values: Iterable[float]) -> tuple[int, int]:
 
 
 def _number(decade: int) -> str:
-    return count(10**decade).replace(".0", "") if decade >= 0 else f"{10.0**decade:g}"
+    """`0.01`, `10`, `100k`."""
+    return f"{10**decade:g}" if decade < 3 else f"{10 ** (decade % 3)}{'kMGT'[decade // 3 - 1]}"

@@ -33,9 +33,9 @@ _LOOK_S = 2.0
 _ASK_S = 10.0
 _READY_S = 180.0
 """A hundred thousand simulated GPUs take a while to be placed and declared."""
-_BATCH_AGE_MS = 5000
-"""Of the loader: GPUs are rolled up by minute at every insert, so one insert in five seconds costs half of one a second
-(measured), and the history is seen that much later. Nobody is paged by the history."""
+_BATCH_AGE_MS = 10_000
+"""Of the loader. Every insert writes a roll-up by minute of every GPU in it, so one that spans ten seconds costs
+ClickHouse a fifth of ten that span one; the history is seen that much later, and pages do not wait for it."""
 _KEPT_PACE = 0.99
 """Of the rate that is asked for: less is a simulator that does not keep up."""
 
