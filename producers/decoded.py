@@ -1,11 +1,12 @@
-"""Events read back from the JSON lines that `fleetpulse decode` prints, of one node or of many.
+"""Events read back from the JSON lines that `fleetpulse decode` prints, or `fleetpulse sql`; of one node or of many.
 
 A line needs `kind` and a node; everything else has a meaning where it is missing:
 
 - `node` is the line's own, else the one that is given for all of them.
 - `site` and `rack` are the line's own, else those of the inventory, else what is given.
-- `event_ms` (UTC milliseconds), else `timestamp` (ISO 8601, UTC where no zone is told). A line without a time happened
-  when the one before it of the same node did, else with the one after it, else now.
+- `event_ms` (UTC milliseconds), else `event_at` (as the history has it) or `timestamp`, both ISO 8601 and UTC where no
+  zone is told. A line without a time happened when the one before it of the same node did, else with the one after it,
+  else now.
 - `event_id` is the line's own, else made of the node, the source, the `line` of the log and its text: what is read
   twice is the same event.
 - `severity` and `action` are the catalogue's, whatever stands in the line.
@@ -50,6 +51,7 @@ class _Line(msgspec.Struct, kw_only=True):
     link: _Int | None = None
     event_ms: _Milliseconds | None = None
     observed_ms: _Milliseconds | None = None
+    event_at: str | None = None
     timestamp: str | None = None
     source: str | None = None
     site: str | None = None
@@ -180,12 +182,13 @@ def _time_ms(line: _Line) -> int | str | None:
     """UTC milliseconds; None where the line has no time; what is wrong where it has one that is none."""
     if line.event_ms is not None:
         return round(line.event_ms)
-    if line.timestamp is None:
+    told = line.event_at or line.timestamp
+    if told is None:
         return None
     try:
-        moment = datetime.fromisoformat(line.timestamp.strip())
+        moment = datetime.fromisoformat(told.strip())
     except ValueError:
-        return f"timestamp is {_shown(line.timestamp)}, wanted ISO 8601"
+        return f"its time is {_shown(told)}, wanted ISO 8601"
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 

@@ -21,9 +21,13 @@ from streams.topology import Topology
 
 _FLUSH_S = 5
 """Counts that are behind are written at the latest after so long (`streams.faults`)."""
+_FAULTS_PERIOD_MS = 30_000
+"""A look goes through all open faults, and a worker looks each 100 ms. When a fault ended for quiet does not depend on
+when that was looked for; that it is told some seconds later changes nothing."""
 _SPEAK_S = (1, 2, 3, 130)
-"""How long after a fault the correlation may have something to say: it settles, writes again, lets go of what is loose.
-A worker looks each 100 ms; a second is near enough to tell the order of things."""
+"""How long after a fault the correlation may have something to do: it settles, writes again, lets go of the loose."""
+_INCIDENTS_PERIOD_MS = 1000
+"""Near enough to 100 ms to tell what an incident knew when it spoke."""
 _MERGED = "merged into incident "
 
 
@@ -59,17 +63,17 @@ class Correlation(Protocol):
 
 
 class _Looks:
-    """When the timers have to look: at whole seconds, each once."""
+    """When the timers have to look: at multiples of a period, each once. Costs nothing while nothing happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, period_ms: int) -> None:
+        self._period_ms = period_ms
         self._due: list[int] = []
         self._known: set[int] = set()
 
     def add(self, at_ms: int, later_s: Iterable[int]) -> None:
-        """Look so many seconds after a moment."""
-        second = -(-at_ms // 1000)
+        """Look so many seconds after a moment, or as soon as the period allows after that."""
         for later in later_s:
-            due_ms = (second + later) * 1000
+            due_ms = -(-(at_ms + later * 1000) // self._period_ms) * self._period_ms
             if due_ms not in self._known:
                 self._known.add(due_ms)
                 heapq.heappush(self._due, due_ms)
@@ -86,7 +90,7 @@ def faults_of(arrived: Iterable[Arrived], book: FaultBook, topology: Topology, c
     """The fault records that come of records in the order of their arrival. `topology` is the one that `book` asks."""
     quiet_s = {fault.clears_after_quiet_s for fault in catalog.faults.values()} - {None}
     waits_s = sorted({_FLUSH_S, *(seconds for seconds in quiet_s if seconds is not None)})
-    looks = _Looks()
+    looks = _Looks(_FAULTS_PERIOD_MS)
     at_ms: int | None = None
     for at_ms, what in arrived:
         for now_ms in looks.until(at_ms):
@@ -107,7 +111,7 @@ def incidents_of(told: Iterable[Told | Arrived], correlation: Correlation, topol
 
     `topology` is the one that `correlation` asks.
     """
-    looks = _Looks()
+    looks = _Looks(_INCIDENTS_PERIOD_MS)
 
     def look(until_ms: float) -> Iterator[Said]:
         for now_ms in looks.until(until_ms):
@@ -161,6 +165,17 @@ class SeenIncident:
     merged_into: str | None = None
 
 
+class Came(NamedTuple):
+    """What an incident came to."""
+
+    incident: Incident
+    """Its newest revision."""
+    pages: int
+    """How often somebody was paged: for it, and for those that were merged into it later."""
+    merged: tuple[str, ...]
+    """The incidents that were merged into it, directly or by way of others."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What faults and incidents came to: the newest of each, whatever was written how often."""
@@ -177,22 +192,19 @@ class Outcome:
         if known is None or known.revision < record.revision:
             self.faults[record.fault_id] = record
 
-    def standing(self) -> list[SeenIncident]:
-        """The incidents that were not merged into others, in the order in which they began."""
-        found = [seen for seen in self.incidents.values() if seen.merged_into is None]
-        return sorted(found, key=lambda seen: (seen.newest.first_ms, seen.newest.incident_id))
-
-    def pages(self, incident_id: str) -> int:
-        """How often somebody was paged: for an incident, and for those that were merged into it later."""
-        return sum(self.incidents[each].page is not None for each in (incident_id, *self.merged(incident_id)))
-
-    def merged(self, incident_id: str) -> list[str]:
-        """The incidents that were merged into one, directly or by way of others."""
-        return sorted(
-            each
-            for each, seen in self.incidents.items()
-            if seen.merged_into is not None and last_of(self.incidents, each) == incident_id
-        )
+    def standing(self) -> list[Came]:
+        """The incidents that are none's part, in the order in which they began."""
+        merged: dict[str, list[str]] = {}
+        for incident_id, seen in self.incidents.items():
+            if seen.merged_into is not None:
+                merged.setdefault(last_of(self.incidents, incident_id), []).append(incident_id)
+        found = []
+        for incident_id, seen in self.incidents.items():
+            if seen.merged_into is None:
+                took = sorted(merged.get(incident_id, ()))
+                pages = sum(self.incidents[each].page is not None for each in (incident_id, *took))
+                found.append(Came(seen.newest, pages, tuple(took)))
+        return sorted(found, key=lambda came: (came.incident.first_ms, came.incident.incident_id))
 
 
 def live_through(

@@ -171,17 +171,18 @@ def events(
 ) -> None:
     """Tell what the events of many nodes come to, from JSON lines as `fleetpulse decode` prints them.
 
-    A line needs kind (xid, sxid, fallen_off_bus, …) and node, and should have event_ms, or timestamp (ISO 8601, UTC
-    where no zone is told). Beside them count code, pci, gpu, link, source, details, raw, count, boot_id, event_id, site
-    and rack. What the catalogue says of a code goes before the line's own severity and action. Lines may be in any
-    order; one without a time happened when the one before it of the same node did. Readings, which decode prints too,
-    are passed over. A line that cannot be read is named and the rest goes on; then the exit status is 1.
+    A line needs kind (xid, sxid, fallen_off_bus, …) and node, and should have event_ms, or event_at or timestamp (ISO
+    8601, UTC where no zone is told). Beside them count code, pci, gpu, link, source, details, raw, count, boot_id,
+    event_id, site and rack. What the catalogue says of a code goes before the line's own severity and action. Lines may
+    be in any order; one without a time happened when the one before it of the same node did. Readings, which decode
+    prints too, are passed over. A line that cannot be read is named and the rest goes on; then the exit status is 1.
 
     Each incident is one object: incident_id, root (component, node, gpu, pci, code, …), members (the same, with their
     role), action, pages (how often somebody is woken), state, severity, title, reason, alternatives, first_ms, last_ms.
 
     [dim]ssh gpu-17 dmesg --time-format iso | fleetpulse decode kernel-log --node gpu-17 - >> rack.jsonl[/]
     [dim]fleetpulse replay events rack.jsonl --inventory fleet.yaml --incidents - | jq '{title, action, pages}'[/]
+    [dim]fleetpulse sql --format json "SELECT * FROM hardware_events" | fleetpulse replay events - --incidents -[/]
     [dim]fleetpulse simulate --gpus 144 --hours 2 --fault-rate 2000 --out fleet/[/]
     [dim]fleetpulse replay events fleet/events.jsonl --inventory fleet/inventory.jsonl --incidents incidents.jsonl[/]
     """

@@ -14,7 +14,7 @@ from infra.commands.sql import cell, connected, table
 from infra.settings import Settings
 from schemas.catalog import SEVERITIES
 from schemas.records import Fault, HardwareEvent, Member
-from streams.replay import Outcome, SeenIncident
+from streams.replay import Came, Outcome
 
 _FAULTS = """
 SELECT node, component, fault_class, code, severity, action, count, first_at, last_at, state, reason, fault_id
@@ -33,18 +33,18 @@ _EVIDENCE_LINES = 4
 
 def objects(outcome: Outcome) -> list[dict[str, Any]]:
     """One object for each incident, in the order in which they began. Times are UTC milliseconds of the events."""
-    return [_object(outcome, seen) for seen in outcome.standing()]
+    return [_object(outcome, came) for came in outcome.standing()]
 
 
-def _object(outcome: Outcome, seen: SeenIncident) -> dict[str, Any]:
-    incident = seen.newest
+def _object(outcome: Outcome, came: Came) -> dict[str, Any]:
+    incident = came.incident
     faults = [fault for member in incident.members if (fault := outcome.faults.get(member.fault_id)) is not None]
     return {
         "incident_id": incident.incident_id,
         "title": incident.title,
         "severity": incident.severity,
         "action": incident.action,
-        "pages": outcome.pages(incident.incident_id),
+        "pages": came.pages,
         # whether it was written once or more often says how the log was cut, not how it ended
         "state": "cleared" if incident.state == "cleared" else "open",
         "site": incident.site,
@@ -66,7 +66,7 @@ def _object(outcome: Outcome, seen: SeenIncident) -> dict[str, Any]:
         "first_ms": min((fault.first_ms for fault in faults), default=incident.first_ms),
         "last_ms": max((fault.last_ms for fault in faults), default=incident.last_ms),
         "cleared_ms": incident.cleared_ms,
-        "merged": outcome.merged(incident.incident_id),
+        "merged": came.merged,
     }  # fmt: skip
 
 
@@ -103,9 +103,8 @@ def print_text(outcome: Outcome) -> None:
         for one in critical_first
     ]  # fmt: skip
     _print(names, rows, [
-        (one.title, one.severity, one.action, one.root, outcome.pages(one.incident_id) > 0, len(one.members) - 1,
-         one.reason, one.evidence)
-        for one in (seen.newest for seen in outcome.standing())
+        (one.title, one.severity, one.action, one.root, pages > 0, len(one.members) - 1, one.reason, one.evidence)
+        for one, pages, _ in outcome.standing()
     ])  # fmt: skip
 
 

@@ -71,9 +71,10 @@ def test_an_event_without_a_time_happened_with_its_neighbour_in_the_log() -> Non
     [("2025-02-23T16:24:18Z", 1_740_327_858_000), ("2025-02-23 16:24:18.250", 1_740_327_858_250),
      ("2025-02-23T17:24:18+01:00", 1_740_327_858_000)],
 )  # fmt: skip
-def test_other_tools_may_write_the_time_out(timestamp: str, event_ms: int) -> None:
-    (event,) = read(LINE | {"event_ms": None, "timestamp": timestamp})
-    assert event.event_ms == event_ms
+def test_other_tools_and_the_history_write_the_time_out(timestamp: str, event_ms: int) -> None:
+    for name in ("timestamp", "event_at"):
+        (event,) = read(LINE | {"event_ms": None, name: timestamp})
+        assert event.event_ms == event_ms
 
 
 def test_the_same_line_read_twice_is_one_event_and_two_events_of_one_line_are_two() -> None:

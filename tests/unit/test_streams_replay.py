@@ -25,23 +25,20 @@ def through(*records: HardwareEvent | InventoryRecord) -> tuple[list[Told], list
     return told, said, outcome
 
 
-def lives(told: list[Told]) -> list[tuple[int, str]]:
-    """When which state was written, seconds after the start."""
-    return [((one.at_ms - START_MS) // 1000, one.fault.state) for one in told]
-
-
 def test_what_is_quiet_ends_in_its_time_and_what_comes_later_is_another_fault() -> None:
     quiet_s = CATALOG.faults["nvlink"].clears_after_quiet_s or 0
     told, _, outcome = through(event(code=74, at_s=0), event(code=74, at_s=3 * quiet_s))
-    assert lives(told) == [(0, "open"), (quiet_s, "cleared"), (3 * quiet_s, "open")]
-    assert [seen.newest.state for seen in outcome.standing()] == ["cleared", "open"]
-    assert [outcome.pages(seen.newest.incident_id) for seen in outcome.standing()] == [1, 1]
+    assert [one.fault.state for one in told] == ["open", "cleared", "open"]
+    over = told[1]
+    assert over.fault.cleared_ms == START_MS + quiet_s * 1000
+    assert 0 <= over.at_ms - over.fault.cleared_ms < 60_000
+    assert [(came.incident.state, came.pages) for came in outcome.standing()] == [("cleared", 1), ("open", 1)]
 
 
 def test_behind_the_last_record_nothing_ends_that_nobody_has_seen_to_be_quiet() -> None:
     told, _, outcome = through(event(code=74, at_s=0))
-    assert lives(told) == [(0, "open")]
-    assert [seen.newest.state for seen in outcome.standing()] == ["open"]
+    assert [one.fault.state for one in told] == ["open"]
+    assert [came.incident.state for came in outcome.standing()] == ["open"]
 
 
 def test_counts_of_a_storm_are_whole_in_the_end() -> None:
@@ -56,9 +53,8 @@ def test_years_between_two_events_are_a_moment() -> None:
 
 def test_an_incident_pages_for_what_stood_when_it_spoke_although_it_is_over_by_now() -> None:
     _, _, outcome = through(event(code=119, at_s=0), event("agent_started", at_s=60, gpu=None, boot_id="boot-2"))
-    (seen,) = outcome.standing()
-    assert seen.newest.state == "cleared"
-    assert outcome.pages(seen.newest.incident_id) == 1
+    (came,) = outcome.standing()
+    assert (came.incident.state, came.pages) == ("cleared", 1)
 
 
 def test_where_a_gpu_was_at_that_time_is_where_its_event_was() -> None:
@@ -66,7 +62,7 @@ def test_where_a_gpu_was_at_that_time_is_where_its_event_was() -> None:
     instead = replace(here, component="gpu:S2", seen_ms=START_MS + 10 * HOUR_S * 1000)
     before, after = (event(code=79, at_s=at_s, gpu=None, pci="0000:91:00") for at_s in (1, 11 * HOUR_S))
     _, _, outcome = through(here, before, instead, after)
-    assert [seen.newest.root for seen in outcome.standing()] == ["gpu:S1", "gpu:S2"]
+    assert [came.incident.root for came in outcome.standing()] == ["gpu:S1", "gpu:S2"]
 
 
 def test_a_pipeline_is_waited_for_only_where_something_would_end_before_it_was_told() -> None:
@@ -81,6 +77,21 @@ def test_a_pipeline_is_waited_for_only_where_something_would_end_before_it_was_t
     assert len(outcome.standing()) == 3
     assert pauses(told, said) == ended == [START_MS + 600_000]
     assert pauses([], []) == []
+
+
+def test_incidents_that_turn_out_to_be_one_are_one_and_their_pages_are_counted_together() -> None:
+    _, said, _ = through(event(code=79, at_s=0))
+    first = said[0].incident
+    second, third = replace(first, incident_id="second"), replace(first, incident_id="third", page=False)
+    over = replace(
+        second, revision=2, state="cleared", page=False, reason="merged into incident third", merged_into=None
+    )
+    further = replace(third, revision=2, state="cleared", merged_into=first.incident_id)
+    outcome = Outcome()
+    for record in (first, second, third, over, further, over):  # one of them delivered twice
+        outcome.take(record)
+    (came,) = outcome.standing()
+    assert came == (first, 2, ("second", "third"))
 
 
 def test_many_ends_share_one_wait() -> None:
