@@ -16,6 +16,7 @@ from infra.commands.facility import app as facility_app
 from infra.commands.fault import app as fault_app
 from infra.commands.inventory import app as inventory_app
 from infra.commands.maintenance import app as maintenance_app
+from infra.commands.replay import app as replay_app
 from infra.commands.simulate import simulate as simulate_command
 from infra.errors import MisuseError, OperatorError
 from infra.options import Options
@@ -36,7 +37,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-replay_app = typer.Typer(help="Send what was recorded through the pipeline again.", no_args_is_help=True)
 app.add_typer(replay_app, name="replay", rich_help_panel="Ask and try")
 app.add_typer(decode_app, name="decode", rich_help_panel="Ask and try")
 app.add_typer(inventory_app, name="inventory", rich_help_panel="Ask and try")
@@ -129,29 +129,6 @@ def sql(
     from infra.commands.sql import run
 
     run(_options(context).settings(), query, layout)
-
-
-@replay_app.command("kernel-log")
-def replay_kernel_log(
-    context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(help="A kernel log: dmesg, journalctl -k or syslog text; - reads standard input.")
-    ],
-    node: Annotated[str, typer.Option(help="The node it is from.")],
-    rack: Annotated[str, typer.Option(help="The rack that node is in.")] = "replay",
-    site: Annotated[str, typer.Option(help="The site that rack is in.")] = "replay",
-    seconds: Annotated[float, typer.Option(help="How long to wait for the last verdict.", min=1)] = 60,
-) -> None:
-    """Send a node's kernel log through the pipeline and print the faults and incidents it led to.
-
-    The pipeline that runs on the data directory is used; where none does, one is started for the occasion.
-
-    [dim]fleetpulse replay kernel-log --node gpu-17 --rack r12 /var/log/kern.log[/]
-    [dim]ssh gpu-17 dmesg --time-format iso | fleetpulse replay kernel-log --node gpu-17 -[/]
-    """
-    from infra.commands.replay import run
-
-    run(_options(context), file, node=node, rack=rack, site=site, seconds=seconds)
 
 
 @app.command(rich_help_panel=_PARTS)

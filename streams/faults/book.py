@@ -175,6 +175,7 @@ class FaultBook:
         earlier = self._shelf.known(key)
         if earlier is not None and (evidence.id in earlier.remembered or earlier.has_taken(source)):
             return []
+        ended = list(self._end_before(key, seed, arrived_ms, source))
         found = self._shelf.open.get(key) or self._lives.begin(key, seed, source)
         before, gist = found.fault, _gist(found.shown())
         is_new = before.revision == 0
@@ -204,7 +205,18 @@ class FaultBook:
             or count <= _EVERY_REPEAT_UNTIL
             or count >= ceil(found.written_count * _REPEAT_GROWTH)
         )
-        return [self._lives.write(key, arrived_ms)] if worth_writing else []
+        return [*ended, self._lives.write(key, arrived_ms)] if worth_writing else ended
+
+    def _end_before(self, key: str, seed: Fault, arrived_ms: int, source: Source) -> Iterator[Fault]:
+        """End a fault that had been quiet for long enough when this evidence of another life came to be.
+
+        Days of a log may come at once: a node that was cut off, a worker that was away, a replay. Lives are told apart
+        as if each had come in its time. (A clock that is ahead tells nothing of a quiet.)
+        """
+        found = self._shelf.open.get(key)
+        over_ms = self._lives.quiet_over_ms(found) if found is not None else None
+        if over_ms is not None and over_ms <= seed.first_ms <= arrived_ms:
+            yield self._lives.end(key, over_ms, arrived_ms, source)
 
     def _note_repairs(self, found: OpenFault, seed: Fault, boot_id: str | None, source: Source) -> bool:
         """Enter what was done to the component since the same was last seen on it. Says whether that is news."""

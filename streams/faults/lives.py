@@ -127,7 +127,12 @@ class Lives:
         quiet_s = self._quiet_s(found)
         if quiet_s is None or now_ms - found.arrived_ms < quiet_s * 1000:
             return None
-        return Over(max(fault.last_ms, found.settled_ms or 0) + quiet_s * 1000)
+        return Over(_after(found, quiet_s))
+
+    def quiet_over_ms(self, found: OpenFault) -> int | None:
+        """When a fault is over where nothing more comes of it, by event time; None where quiet does not end it."""
+        quiet_s = self._quiet_s(found)
+        return None if quiet_s is None else _after(found, quiet_s)
 
     def _quiet_s(self, found: OpenFault) -> int | None:
         """Seconds of quiet that end a fault; None where a detector still holds it up, or quiet ends nothing."""
@@ -187,6 +192,10 @@ class Lives:
     def in_scope(self, work: OpenFault, found: OpenFault) -> bool:
         """Whether a fault is of what is worked on."""
         return in_scope(work.fault, found.fault, self._topology)
+
+
+def _after(found: OpenFault, quiet_s: int) -> int:
+    return max(found.fault.last_ms, found.settled_ms or 0) + quiet_s * 1000
 
 
 def own_windows(found: OpenFault) -> list[Window]:

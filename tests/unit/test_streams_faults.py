@@ -216,6 +216,25 @@ def test_quiet_for_as_long_as_the_class_says_ends_a_fault(name: str) -> None:
     assert (over.state, over.fault_id, over.cleared_ms) == ("cleared", opened.fault_id, START_MS + quiet_s * 1000)
 
 
+def test_evidence_after_that_quiet_is_a_new_life_also_where_all_of_it_comes_at_once() -> None:
+    """A node that was cut off, a worker that was away, a replay: what happened on two days are two faults."""
+    book = Book()
+    first, late = event(code=31, at_s=0), event(code=31, at_s=QUIET["application"])
+    book.book.on_event(first, late.event_ms + 5)
+    over, again = book.book.on_event(late, late.event_ms + 5)
+    assert (over.state, over.cleared_ms) == ("cleared", START_MS + QUIET["application"] * 1000)
+    assert (again.state, again.count) == ("open", 1)
+    assert again.fault_id != over.fault_id
+    assert book.book.on_event(first, late.event_ms + 6) == []  # of the life before, delivered once more
+
+
+def test_a_clock_that_is_ahead_tells_nothing_of_a_quiet() -> None:
+    book = Book()
+    book.book.on_event(event(code=31, at_s=0), START_MS)
+    (same,) = book.book.on_event(event(code=31, at_s=DAY_S), START_MS + 1000)
+    assert (same.state, same.count) == ("updated", 2)
+
+
 def test_a_class_that_never_goes_quiet_stays() -> None:
     book = Book()
     book.take(event(code=79), event(code=64))
