@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from schemas.catalog.causes import Near, Of
@@ -48,6 +49,8 @@ class Topology:
         """(site, rack) to the nodes in it."""
         self._node_gpus: dict[str, set[str]] = {}
         """Node to the GPUs in it."""
+        self._removed: set[str] = set()
+        """Component ids of which nobody says any more where they are, after somebody had."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
@@ -67,6 +70,7 @@ class Topology:
             if self._at_slot.get(slot) == gpu:  # unless another GPU sits there by now
                 del self._at_slot[slot]
         now = known.learn(record)
+        self._note_removal(record.component, now)
         if now.place is not None:
             self._gpus[gpu] = now
             self._node_gpus.setdefault(now.place.node or "", set()).add(gpu)
@@ -78,9 +82,35 @@ class Topology:
         if known.place is not None:
             self._rack_nodes[known.place.site, known.place.rack].discard(node)
         now = known.learn(record)
+        self._note_removal(record.component, now)
         if now.place is not None:
             self._nodes[node] = now
             self._rack_nodes.setdefault((now.place.site, now.place.rack), set()).add(node)
+
+    def _note_removal(self, component: str, now: _Known) -> None:
+        if now.place is None:
+            self._removed.add(component)
+        else:
+            self._removed.discard(component)
+
+    def components(self) -> Iterable[str]:
+        """Every GPU and node of which something is said, those that were removed too."""
+        yield from (f"node:{node}" for node in self._nodes)
+        yield from (f"gpu:{gpu}" for gpu in self._gpus)
+        yield from self._removed
+
+    def place_of(self, component: str) -> InventoryRecord | None:
+        """Where a GPU or node is, by who knows best; None where nobody says."""
+        kind, _, name = component.partition(":")
+        return (self._gpus if kind == "gpu" else self._nodes).get(name, _Known()).place
+
+    def is_removed(self, component: str) -> bool:
+        """Whether it was somewhere, and was taken out."""
+        return component in self._removed
+
+    def gpus_in(self, node: str) -> Iterable[str]:
+        """The serials of the GPUs in a node."""
+        return self._node_gpus.get(node, ())
 
     def gpu_at(self, node: str, pci: str | None) -> str | None:
         """The serial of the GPU at a PCI address of a node."""
