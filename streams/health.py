@@ -38,7 +38,7 @@ class Heard(NamedTuple):
     at_ms: int
     arrived_ms: int
     topic: str = ""
-    offset: int = -1
+    offset: int | None = None
 
 
 class HealthBook:
@@ -107,7 +107,7 @@ class HealthBook:
         if component is not None and (component in self._gpu_in or self._topology.place_of(component) is not None):
             component = None  # where it is, the inventory knows better
         known = self._racks.get(where)
-        if known is not None and known.kept.nodes.get(node) and component is None:
+        if known is not None and (_has_taken(known, heard) or (known.kept.nodes.get(node) and component is None)):
             return {}
         rack = self._put_node(where, node, heard=True)
         if component is not None:
@@ -117,10 +117,11 @@ class HealthBook:
 
     def _enter(self, fault: Fault, decided_ms: int, heard: Heard | None, behind: _Behind) -> None:
         """Take the next record of a fault in, and note which nodes are to be judged because of it."""
-        rack = self._home(fault)
-        if rack is None or (heard is not None and heard.offset <= rack.taken.get(heard.topic, -1)):
+        origin = self._racks.get(Where(fault.site, fault.rack))
+        if origin is not None and _has_taken(origin, heard):
             return
-        if rack.enter(fault, decided_ms):
+        rack = self._home(fault)
+        if rack is not None and not _has_taken(rack, heard) and rack.enter(fault, decided_ms):
             self._take(rack, heard)
             nodes = behind.setdefault(rack.where, {})
             nodes.update(dict.fromkeys(_nodes(rack, about(fault)), _event_ms(fault)))
@@ -194,7 +195,7 @@ class HealthBook:
     def _take(self, rack: Rack, heard: Heard | None) -> None:
         """Note that something has changed what is kept of a rack."""
         self._touched.add(rack.where)
-        if heard is not None and heard.topic:
+        if heard is not None and heard.offset is not None:
             rack.kept.through[heard.topic] = max(heard.offset, rack.kept.through.get(heard.topic, -1))
 
     def _mark(self, where: Where, at_ms: int, *nodes: str) -> None:
@@ -313,6 +314,11 @@ class HealthBook:
             rack.lift(node_id(node))
             self._mark(home, at_ms)
             self._touched.add(home)
+
+
+def _has_taken(rack: Rack, heard: Heard | None) -> bool:
+    """Whether what is kept of a rack has a record in it already: it comes once more, after a kill."""
+    return heard is not None and heard.offset is not None and heard.offset <= rack.taken.get(heard.topic, -1)
 
 
 def _nodes(rack: Rack, component: str) -> list[str]:

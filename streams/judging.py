@@ -18,6 +18,7 @@ _MOST_REASONS = 8
 """Of a verdict, the weightiest: a node has eight GPUs, and nobody reads more."""
 _OF_HEALTH = frozenset(HEALTHS)
 """Effects that are a health; announced work explains these away, and no early warning."""
+_CODES = {"xid": "XID", "sxid": "SXid"}
 _ANOTHER = ""
 """Whom a reason is told of where that is not the component that it is about."""
 _WEIGHT = {effect: len(EFFECTS) - at for at, effect in enumerate(EFFECTS)}
@@ -150,9 +151,9 @@ class Judge:
 
     def _reason(self, fault: Fault, about: str, rule: str, effect: str, says: str) -> Reason:
         known = self._catalog.faults.get(fault.fault_class)
-        title = known.title if known else fault.fault_class
-        kind = fault.rule.partition(".")[0]
-        code = f" ({'XID' if kind == 'xid' else 'SXid'} {fault.code})" if kind in {"xid", "sxid"} else ""
+        title = known.title if known else fault.fault_class.replace("_", " ").capitalize()
+        kind = _CODES.get(fault.rule.partition(".")[0])
+        code = f" ({kind} {fault.code})" if kind and fault.code is not None else ""
         where = "" if fault.component == about else f"{fault.component}: "
         flapping = "; it comes and goes" if fault.flapping else ""
         return Reason(

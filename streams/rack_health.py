@@ -168,15 +168,15 @@ class Rack:
         """
         for node in nodes:
             self._by_itself[node] = self._node_by_itself(node)
-        found = [one for node in nodes for one in self._in_node(node)]
         rack = rack_id(self.where.rack)
         said = [*self._own(rack), *self._judge.parts(rack, self._by_itself)]
-        for component, node, state in (*found, (rack, None, condition(rack, said))):
-            verdict = self._verdict(component, node, state, at_ms, decided_ms, opened)
+        found = [*(one for node in nodes for one in self._in_node(node)), (rack, None, condition(rack, said))]
+        for component, holder, state in found:
+            verdict = self._verdict(component, holder, state, at_ms, decided_ms, opened)
             if verdict is not None:
                 yield verdict
 
-    def _in_node(self, name: str) -> Iterator[tuple[str, str, Condition]]:
+    def _in_node(self, name: str) -> Iterator[tuple[str, str | None, Condition]]:
         """The conditions of a node and of the GPUs in it, with what each makes of the other, and the rack of both."""
         node, of_rack = node_id(name), self._held(rack_id(self.where.rack))
         state = condition(node, [*self._by_itself[name].said, *of_rack])

@@ -30,6 +30,9 @@ class Bench(Worker):
     def _memory(self, partition: int, *topics: str) -> tuple[dict[str, bytes], dict[str, int]]:
         return dict(self.kept), dict.fromkeys(topics, 10**6)
 
+    def _partitions(self, topic: str) -> int:
+        return 1
+
     async def _deliver(self, partition: int, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         kept = self.kept | outcome.memory
