@@ -633,4 +633,4 @@ def test_a_component_costs_little_to_keep() -> None:
     ward.break_(fault("gpu_lost"))
     (state,) = ward.book.changes().values()
     assert state is not None
-    assert len(state) / (18 * 5 + 1) < 100
+    assert len(state) / (18 * 5 + 1) < 40
