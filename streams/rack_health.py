@@ -72,14 +72,14 @@ class Rack:
         self._judged: dict[str, dict[str, Judged]] = {}
         """Component to what each open fault that is about it comes to, by component and class of the fault."""
         self._by_itself: dict[str, Condition] = {}
-        """Node to its condition, leaving out what the rack makes of it."""
+        """Node (component id) to its condition, leaving out what the rack makes of it."""
         for gpu, node in kept.gpus.items():
             self._gpus_of[node].add(gpu)
         for key, fault in kept.faults.items():
             component = about(fault)
             self._judged.setdefault(component, {})[key] = judge.fault(fault, component)
         for node in kept.nodes:
-            self._by_itself[node] = self._node_by_itself(node)
+            self._by_itself[node_id(node)] = self._node_by_itself(node)
         counts.update((one.component_kind, one.health) for one in kept.verdicts.values())
 
     # --- what stands in it --------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Rack:
             self._gpus_of[self.kept.gpus.pop(component)].discard(component)
         else:
             del self.kept.nodes[name], self._gpus_of[name]
-            self._by_itself.pop(name, None)
+            self._by_itself.pop(component, None)
         faults = {key: self.kept.faults.pop(key) for key in self._judged.pop(component, {})}
         verdict = self.kept.verdicts.pop(component, None)
         if verdict is not None:
@@ -167,7 +167,7 @@ class Rack:
         `at_ms` is when what led to it happened, `opened` has the ids of faults that began with it.
         """
         for node in nodes:
-            self._by_itself[node] = self._node_by_itself(node)
+            self._by_itself[node_id(node)] = self._node_by_itself(node)
         rack = rack_id(self.where.rack)
         said = [*self._own(rack), *self._judge.parts(rack, self._by_itself)]
         found = [*(one for node in nodes for one in self._in_node(node)), (rack, None, condition(rack, said))]
@@ -179,7 +179,7 @@ class Rack:
     def _in_node(self, name: str) -> Iterator[tuple[str, str | None, Condition]]:
         """The conditions of a node and of the GPUs in it, with what each makes of the other, and the rack of both."""
         node, of_rack = node_id(name), self._held(rack_id(self.where.rack))
-        state = condition(node, [*self._by_itself[name].said, *of_rack])
+        state = condition(node, [*self._by_itself[node].said, *of_rack])
         yield node, name, state
         from_above = [*self._held(node), *of_rack, *self._unheard(node)]
         for gpu in self.gpus_in(name):
