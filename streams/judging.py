@@ -33,6 +33,8 @@ class Said(NamedTuple):
     reason: Reason
     rentable: bool
     action: str
+    place: int
+    """Of its row in the table: between equals the one further up leads."""
 
 
 class Judged(NamedTuple):
@@ -79,6 +81,7 @@ class Judge:
         self._table = table
         self._catalog = catalog
         self._rows = table.by_class()
+        self._places = {row.name: place for place, row in enumerate(table.rows())}
 
     def row(self, fault: Fault) -> FaultRow:
         """The row that a fault falls under. A class that the table does not have falls under those of `unknown`."""
@@ -102,7 +105,7 @@ class Judge:
             rule=row.name,
             text=row.says or row.reason,
         )
-        return Said(reason, rentable=False, action=ACTIONS[0])
+        return self._say(reason, rentable=False)
 
     def parts(self, component: str, parts: Mapping[str, Condition]) -> list[Said]:
         """What the parts of a node or rack make of it. `parts` are what they are by themselves."""
@@ -114,10 +117,10 @@ class Judge:
                 continue
             fitting = [name for name, part in parts.items() if name not in told and _fits(row, part)]
             if not row.sums_up:
-                said += [_of_part(row, name, parts[name]) for name in sorted(fitting)]
+                said += [self._of_part(row, name, parts[name]) for name in sorted(fitting)]
                 told.update(fitting)
             elif len(fitting) >= max(row.at_least, row.at_least_share * len(parts), 1):
-                said.append(_of_parts(row, component, sorted(fitting), parts))
+                said.append(self._of_parts(row, component, sorted(fitting), parts))
         return said
 
     def whole(self, component: str, held: Condition) -> list[Said]:
@@ -127,7 +130,7 @@ class Judge:
         kind, leading = component.partition(":")[0], _what_blocks(held)
         text = f"{component} may not be rented: {leading.text}"
         return [
-            Said(_cited(leading, row.name, row.effect, component, text), rentable=False, action=ACTIONS[0])
+            self._say(_cited(leading, row.name, row.effect, component, text), rentable=False)
             for row in self._table.wholes
             if row.whole == kind
         ]
@@ -138,16 +141,36 @@ class Judge:
         if fault.maintenance is not None and effect in _OF_HEALTH:
             work = self._table.explained_by_work
             reason = self._reason(fault, about, work.name, "blocks", work.says or fault.reason)
-            return (Said(reason, rentable=False, action=ACTIONS[0]),)
+            return (self._say(reason, rentable=False),)
         reason = self._reason(fault, about, row.name, effect, row.says or fault.reason)
-        return (Said(reason, _may_be_rented(effect, row.rentable), fault.action),)
+        return (self._say(reason, rentable=_may_be_rented(effect, row.rentable), action=fault.action),)
 
     def _repeats(self, fault: Fault, about: str) -> Iterator[Said]:
         for row in self._table.repeats:
             if fault.recurrence >= row.at_least and fault.fault_class not in row.except_:
                 says = row.says or f"{fault.recurrence} such faults lately"
                 reason = self._reason(fault, about, row.name, row.effect, says)
-                yield Said(reason, _may_be_rented(row.effect, None), ACTIONS[0])
+                yield self._say(reason, rentable=_may_be_rented(row.effect, None))
+
+    def _of_part(self, row: PartRow, name: str, part: Condition) -> Said:
+        """What one part makes of the whole."""
+        leading = part.said[0].reason if row.are else _what_blocks(part)
+        state = f"is {part.health}" if row.are else "may not be rented"
+        reason = _cited(leading, row.name, row.effect, name, f"{name} {state}: {leading.text}")
+        rentable = part.rentable if row.rentable is None else row.rentable
+        return self._say(reason, rentable=_may_be_rented(row.effect, rentable), action=part.action)
+
+    def _of_parts(self, row: PartRow, component: str, names: Sequence[str], parts: Mapping[str, Condition]) -> Said:
+        """What several parts make of the whole together."""
+        leading = parts[names[0]].said[0].reason
+        kind = "GPUs" if row.part == "gpu" else f"{row.part}s"
+        text = f"{len(names)} of {len(parts)} {kind} are {' or '.join(row.are)}"
+        reason = _cited(replace(leading, fault_id=None), row.name, row.effect, component, text)
+        action = max((parts[name].action for name in names), key=_RUNG.__getitem__)
+        return self._say(reason, rentable=_may_be_rented(row.effect, row.rentable), action=action)
+
+    def _say(self, reason: Reason, *, rentable: bool, action: str = ACTIONS[0]) -> Said:
+        return Said(reason, rentable, action, self._places[reason.rule])
 
     def _reason(self, fault: Fault, about: str, rule: str, effect: str, says: str) -> Reason:
         known = self._catalog.faults.get(fault.fault_class)
@@ -173,33 +196,14 @@ def _rank(component: str, said: Said) -> tuple[object, ...]:
         -_WEIGHT[reason.effect],
         reason.component != component,
         -SEVERITIES.index(reason.severity),
+        said.place,
         reason.component,
         reason.fault_class,
-        reason.rule,
     )
 
 
 def _fits(row: PartRow, part: Condition) -> bool:
     return (not row.are or part.health in row.are) and not (row.not_rentable and part.rentable)
-
-
-def _of_part(row: PartRow, name: str, part: Condition) -> Said:
-    """What one part makes of the whole."""
-    leading = part.said[0].reason if row.are else _what_blocks(part)
-    state = f"is {part.health}" if row.are else "may not be rented"
-    reason = _cited(leading, row.name, row.effect, name, f"{name} {state}: {leading.text}")
-    rentable = part.rentable if row.rentable is None else row.rentable
-    return Said(reason, _may_be_rented(row.effect, rentable), part.action)
-
-
-def _of_parts(row: PartRow, component: str, names: Sequence[str], parts: Mapping[str, Condition]) -> Said:
-    """What several parts make of the whole together."""
-    leading = parts[names[0]].said[0].reason
-    kind = "GPUs" if row.part == "gpu" else f"{row.part}s"
-    text = f"{len(names)} of {len(parts)} {kind} are {' or '.join(row.are)}"
-    reason = _cited(replace(leading, fault_id=None), row.name, row.effect, component, text)
-    action = max((parts[name].action for name in names), key=_RUNG.__getitem__)
-    return Said(reason, _may_be_rented(row.effect, row.rentable), action)
 
 
 def _may_be_rented(effect: Effect, rentable: bool | None) -> bool:

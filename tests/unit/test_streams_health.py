@@ -497,10 +497,17 @@ def test_the_weightiest_reason_stands_first_and_the_most_intrusive_action_counts
         ("unhealthy", "gpu_lost"),
         ("unknown", "gpu_hard_to_read"),
         ("degraded", "too_hot"),
-        ("warns", "firmware_warning"),
         ("warns", "row_remap_waits"),
+        ("warns", "firmware_warning"),
     ]
     assert ward.said["gpu:n1-0"].action == "check_hardware", "support stands beside the ladder, not above it"
+
+
+def test_between_reasons_of_one_weight_the_cause_leads_and_not_what_follows_from_it() -> None:
+    ward = Ward(rack_of())
+    ward.break_(fault("gpu_silent"), fault("gpu_lost"), fault("gpu_hang", gpu="n2-0"), fault("nvlink", gpu="n2-0"))
+    assert [rule for _, rule in ward.why("gpu:n1-0")] == ["gpu_lost", "gpu_silent"]
+    assert [rule for _, rule in ward.why("gpu:n2-0")] == ["nvlink_down", "gpu_hangs"]
 
 
 def test_an_early_warning_asks_for_something_and_leaves_the_gpu_to_be_rented() -> None:
