@@ -38,7 +38,7 @@ FROM fault_history
 WHERE fault_id IN {ids:Array(String)}
 """
 _BEFORE = """
-SELECT decided_at, health_before, health FROM verdict_history
+SELECT since_at, health_before FROM verdict_history
 WHERE component = {component:String} AND health != health_before AND health_before != ''
 ORDER BY decided_at DESC, revision DESC LIMIT 5
 """
@@ -121,7 +121,7 @@ def _component(client: Client, verdict: Row, *, json_lines: bool) -> None:
     _reasons(out, "why", [one for one in verdict["reasons"] if one["effect"] != "warns"], faults)
     _reasons(out, "warning", [one for one in verdict["reasons"] if one["effect"] == "warns"], faults)
     for number, row in enumerate(_ask(client, _BEFORE, component=verdict["component"])):
-        out.row("" if number else "before", f"{row['health_before']} until {_clock(row['decided_at'])}")
+        out.row("" if number else "before", f"{row['health_before']} until {_clock(row['since_at'])}")
     _inside(client, out, verdict)
     out.end()
 

@@ -82,3 +82,27 @@ def test_nodes_are_counted_by_site_and_rack_and_a_node_that_moves_is_counted_onc
 
 def test_other_kinds_of_component_are_passed_over() -> None:
     assert knowing(in_inventory("pdu:p1"), in_inventory("leaf_switch:l1")).nodes_in_rack("hall-a", "r1") == 0
+
+
+def test_where_a_component_is_says_who_knows_best_and_nobody_where_nobody_does() -> None:
+    found = replace(GPU, source="discovered", node="n2")
+    topology = knowing(GPU, found, in_inventory("node:n1"))
+    assert topology.place_of("gpu:S1") == found
+    assert topology.place_of("node:n1") == in_inventory("node:n1")
+    assert topology.place_of("gpu:S9") is topology.place_of("node:n9") is None
+    assert (list(topology.gpus_in("n2")), list(topology.gpus_in("n1"))) == (["S1"], [])
+
+
+def test_what_is_taken_out_is_known_to_have_been_there_until_it_comes_back() -> None:
+    topology = knowing(GPU, replace(GPU, removed=True))
+    assert topology.is_removed("gpu:S1")
+    assert list(topology.components()) == ["gpu:S1"]
+    topology.learn(GPU)
+    assert not topology.is_removed("gpu:S1")
+    assert list(topology.components()) == ["gpu:S1"]
+    assert not topology.is_removed("gpu:S9"), "of which nobody has said anything"
+
+
+def test_what_a_file_takes_out_is_still_there_while_an_agent_finds_it() -> None:
+    topology = knowing(GPU, replace(GPU, source="discovered"), replace(GPU, removed=True))
+    assert not topology.is_removed("gpu:S1")
