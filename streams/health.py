@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -26,7 +27,7 @@ _MOST_AT_ONCE = 2000
 
 
 _Behind = dict[Where, dict[str, int]]
-"""Racks and nodes that are to be judged, and when that happened which changed them."""
+"""Racks and nodes in them (or no node) that are to be judged, and when that happened which changed them."""
 
 
 class Heard(NamedTuple):
@@ -72,14 +73,13 @@ class HealthBook:
         behind = self._hear(heard)
         for fault in faults:
             self._enter(fault, heard.arrived_ms, heard, behind)
-        return self._judge_all(behind, heard, faults)
+        return self._judge_all(behind, faults, heard.at_ms, heard.arrived_ms)
 
     def on_time(self, fault: Fault, decided_ms: int) -> list[Verdict]:
         """Time has led to a fault record."""
         behind: _Behind = {}
         self._enter(fault, decided_ms, None, behind)
-        at_ms = _event_ms(fault)
-        return self._judge_all(behind, Heard(Where(fault.site, fault.rack), None, None, at_ms, decided_ms), [fault])
+        return self._judge_all(behind, [fault], _event_ms(fault), decided_ms)
 
     def learnt(self, component: str) -> None:
         """The inventory has said something of a component."""
@@ -87,7 +87,7 @@ class HealthBook:
 
     def advance(self, now_ms: int) -> list[Verdict]:
         """Judge what the inventory has shown, and what is no longer as it was kept."""
-        for component in list(self._pending)[:_MOST_AT_ONCE]:
+        for component in list(islice(self._pending, _MOST_AT_ONCE)):
             del self._pending[component]
             self._settle(component, now_ms)
         behind, self._behind = self._behind, {}
@@ -100,8 +100,9 @@ class HealthBook:
 
     def _hear(self, heard: Heard) -> _Behind:
         """Which nodes are to be judged because something is heard of them for the first time."""
-        where, node, gpu = heard.where, heard.node, heard.gpu
-        if not node:
+        node, gpu = heard.node, heard.gpu
+        where = self._place(node, heard.where) if node else None
+        if node is None or where is None:
             return {}
         component = gpu_id(gpu) if gpu else None
         if component is not None and (component in self._gpu_in or self._topology.place_of(component) is not None):
@@ -115,6 +116,17 @@ class HealthBook:
         self._take(rack, heard)
         return {where: {node: heard.at_ms}}
 
+    def _place(self, node: str, said: Where) -> Where | None:
+        """The rack that a node stands in, where a record of it names one; None where others look after it.
+
+        What an agent found comes first, then what was heard before: an event may name the rack of what it is about, as
+        that of a PDU, and not of the node that tells of it.
+        """
+        place = self._topology.place_of(node_id(node))
+        if place is not None and place.source != DECLARED:
+            return Where(place.site, place.rack) if self._owns(place.rack) else None
+        return self._node_in.get(node, said)
+
     def _enter(self, fault: Fault, decided_ms: int, heard: Heard | None, behind: _Behind) -> None:
         """Take the next record of a fault in, and note which nodes are to be judged because of it."""
         origin = self._racks.get(Where(fault.site, fault.rack))
@@ -126,12 +138,12 @@ class HealthBook:
             nodes = behind.setdefault(rack.where, {})
             nodes.update(dict.fromkeys(_nodes(rack, about(fault)), _event_ms(fault)))
 
-    def _judge_all(self, behind: _Behind, heard: Heard, faults: Sequence[Fault]) -> list[Verdict]:
+    def _judge_all(self, behind: _Behind, faults: Sequence[Fault], heard_ms: int, decided_ms: int) -> list[Verdict]:
         opened = {fault.fault_id: fault.first_ms for fault in faults if fault.state == "open"}
-        at_ms = min(opened.values(), default=max(map(_event_ms, faults), default=heard.at_ms))
+        at_ms = min(opened.values(), default=max(map(_event_ms, faults), default=heard_ms))
         told: list[Verdict] = []
         for where, nodes in behind.items():
-            told += self._racks[where].judge(sorted(nodes), at_ms, heard.arrived_ms, opened)
+            told += self._racks[where].judge(sorted(nodes), at_ms, decided_ms, opened)
         for component in {about(fault) for fault in faults if is_nameless(about(fault))}:
             home = self._gpu_in.get(component)
             if home is not None and not self._racks[home].is_spoken_of(component):
@@ -169,27 +181,26 @@ class HealthBook:
                 self._mark(home.where, _event_ms(fault), *_nodes(home, about(fault)))
 
     def _home(self, fault: Fault) -> Rack | None:
-        """The rack with the component that a fault is about; None where that has moved to where others look."""
-        component, where = about(fault), Where(fault.site, fault.rack)
+        """The rack with the component that a fault is about; None where others look after it, and where it is gone."""
+        component, said = about(fault), Where(fault.site, fault.rack)
         kind, _, name = component.partition(":")
         if kind == "rack":
-            return self._rack(where)
+            return self._rack(said)
         known = self._gpu_in.get(component) if kind == "gpu" else self._node_in.get(name)
         if known is not None:
             return self._racks[known]
-        if fault.state == "cleared":
-            return None
-        if kind == "node":
-            return self._put_node(where, name, heard=True)
-        place, node = self._topology.place_of(component), fault.node
-        if place is not None and place.node != node:
-            node, where = place.node, self._node_in.get(place.node or "", Where(place.site, place.rack))
-            if not self._owns(where.rack):
-                return None
-        if not node or (is_nameless(component) and self._judge.fault(fault, component) == NOTHING):
+        if fault.state == "cleared" or (is_nameless(component) and self._judge.fault(fault, component) == NOTHING):
             return None  # nobody is called by a slot in which nothing is wrong
-        rack = self._put_node(self._node_in.get(node, where), node, heard=True)
-        self._put_gpu(rack, node, component, fault.first_ms)
+        place = self._topology.place_of(component) if kind == "gpu" else None
+        node = name if kind == "node" else (place.node if place else None) or fault.node
+        if node != fault.node and place is not None:
+            said = Where(place.site, place.rack)  # it has moved since the fault began
+        where = self._place(node, said) if node else None
+        if node is None or where is None or not self._owns(where.rack):
+            return None
+        rack = self._put_node(where, node, heard=True)
+        if kind == "gpu":
+            self._put_gpu(rack, node, component, fault.first_ms)
         return rack
 
     def _take(self, rack: Rack, heard: Heard | None) -> None:

@@ -147,6 +147,21 @@ def test_racks_of_other_partitions_are_left_to_them() -> None:
     assert "node:m1" not in ward.said
 
 
+def test_a_node_that_tells_of_another_racks_pdu_stays_in_its_own() -> None:
+    ward = Ward([found("node:reader", rack="r9"), *rack_of(1)])
+    told = ward.hear("reader", None, known_by("pdu:west", "pdu", "power", node="reader"))
+    assert [(one.component, one.health) for one in told] == [("rack:r1", "degraded")]
+    assert ward.said["node:reader"].rack == "r9"
+    assert ward.is_("node:reader") == ("healthy", True)
+
+
+def test_a_node_of_another_partition_that_tells_of_a_rack_of_ours_is_left_to_its_own() -> None:
+    ward = Ward([found("node:reader", rack="r9"), *rack_of(1)], owns=lambda rack: rack == "r1")
+    assert [one.component for one in ward.hear("reader", None, known_by("pdu:w", "pdu", "power", node="reader"))] == [
+        "rack:r1"
+    ]
+
+
 def test_what_is_removed_gets_no_verdict_any_more() -> None:
     ward = Ward(rack_of())
     ward.learn(replace(found("gpu:n1-0", node="n1"), removed=True), replace(found("node:n2"), removed=True))
