@@ -19,7 +19,7 @@ from schemas.catalog.health import HealthTable
 from schemas.ids import gpu_id, node_id
 from schemas.records import Fault, InventoryRecord, Verdict
 from streams.judging import NOTHING, Judge
-from streams.rack_health import Counts, Rack, RackHealth, Where, about, is_nameless, of_serials
+from streams.rack_health import Counts, Rack, RackHealth, Where, about, is_nameless
 from streams.topology import DECLARED, Topology
 
 _MOST_AT_ONCE = 2000
@@ -189,7 +189,9 @@ class HealthBook:
         known = self._gpu_in.get(component) if kind == "gpu" else self._node_in.get(name)
         if known is not None:
             return self._racks[known]
-        if fault.state == "cleared" or (is_nameless(component) and self._judge.fault(fault, component) == NOTHING):
+        if fault.state == "cleared" or self._topology.removed_ms(component) is not None:
+            return None
+        if is_nameless(component) and self._judge.fault(fault, component) == NOTHING:
             return None  # nobody is called by a slot in which nothing is wrong
         place = self._topology.place_of(component) if kind == "gpu" else None
         node = name if kind == "node" else (place.node if place else None) or fault.node
@@ -221,7 +223,7 @@ class HealthBook:
         """Put a component where the inventory says that it is."""
         kind, _, name = component.partition(":")
         place = self._topology.place_of(component)
-        if self._topology.is_removed(component):
+        if self._topology.removed_ms(component) is not None:
             if kind == "gpu":
                 self._drop_gpu(component, now_ms)
             else:
@@ -286,8 +288,9 @@ class HealthBook:
                 self._gpu_in[component] = where
             rack.put_back(component, lifted)
         self._touched.add(where)
-        for component in of_serials(self._topology.gpus_in(node)):
-            self._put_gpu(rack, node, component, 0)
+        for component in sorted(map(gpu_id, self._topology.gpus_in(node))):
+            if self._topology.removed_ms(component) is None:
+                self._put_gpu(rack, node, component, 0)
         return rack
 
     def _put_gpu(self, rack: Rack, node: str, component: str, at_ms: int) -> bool:

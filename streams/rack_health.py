@@ -6,13 +6,13 @@ All of it is kept as one, so that verdicts and the faults behind them can never 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from schemas.ids import gpu_id, node_id, rack_id
+from schemas.ids import node_id, rack_id
 from schemas.records import Fault, Verdict
 from streams.judging import NOTHING, Condition, Judge, Judged, Said, condition
 from streams.topology import DECLARED, Topology
@@ -285,8 +285,3 @@ def about(fault: Fault) -> str:
 def is_nameless(component: str) -> bool:
     """Whether a GPU is known by its slot only, `gpu:NODE/PCI`."""
     return "/" in component
-
-
-def of_serials(serials: Iterable[str]) -> list[str]:
-    """Component ids of GPUs, in order."""
-    return sorted(gpu_id(serial) for serial in serials)

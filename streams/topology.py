@@ -49,11 +49,15 @@ class Topology:
         """(site, rack) to the nodes in it."""
         self._node_gpus: dict[str, set[str]] = {}
         """Node to the GPUs in it."""
-        self._removed: set[str] = set()
-        """Component ids of which nobody says any more where they are, after somebody had."""
+        self._removed: dict[str, int] = {}
+        """Components that were taken out, to when, unless somebody has seen them since."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
+        if record.removed:
+            self._removed[record.component] = record.seen_ms
+        elif record.seen_ms > self._removed.get(record.component, record.seen_ms):
+            del self._removed[record.component]
         if record.kind == "gpu":
             self._learn_gpu(record.component.removeprefix("gpu:"), record)
         elif record.kind == "node":
@@ -70,7 +74,6 @@ class Topology:
             if self._at_slot.get(slot) == gpu:  # unless another GPU sits there by now
                 del self._at_slot[slot]
         now = known.learn(record)
-        self._note_removal(record.component, now)
         if now.place is not None:
             self._gpus[gpu] = now
             self._node_gpus.setdefault(now.place.node or "", set()).add(gpu)
@@ -82,35 +85,9 @@ class Topology:
         if known.place is not None:
             self._rack_nodes[known.place.site, known.place.rack].discard(node)
         now = known.learn(record)
-        self._note_removal(record.component, now)
         if now.place is not None:
             self._nodes[node] = now
             self._rack_nodes.setdefault((now.place.site, now.place.rack), set()).add(node)
-
-    def _note_removal(self, component: str, now: _Known) -> None:
-        if now.place is None:
-            self._removed.add(component)
-        else:
-            self._removed.discard(component)
-
-    def components(self) -> Iterable[str]:
-        """Every GPU and node of which something is said, those that were removed too."""
-        yield from (f"node:{node}" for node in self._nodes)
-        yield from (f"gpu:{gpu}" for gpu in self._gpus)
-        yield from self._removed
-
-    def place_of(self, component: str) -> InventoryRecord | None:
-        """Where a GPU or node is, by who knows best; None where nobody says."""
-        kind, _, name = component.partition(":")
-        return (self._gpus if kind == "gpu" else self._nodes).get(name, _Known()).place
-
-    def is_removed(self, component: str) -> bool:
-        """Whether it was somewhere, and was taken out."""
-        return component in self._removed
-
-    def gpus_in(self, node: str) -> Iterable[str]:
-        """The serials of the GPUs in a node."""
-        return self._node_gpus.get(node, ())
 
     def gpu_at(self, node: str, pci: str | None) -> str | None:
         """The serial of the GPU at a PCI address of a node."""
@@ -122,6 +99,10 @@ class Topology:
         """The PCI address at which a GPU was last found."""
         known = self._gpus.get(gpu or "", _Known())
         return next((record.pci for record in known if record is not None and record.pci), None)
+
+    def removed_ms(self, component: str) -> int | None:
+        """When a component was taken out of the inventory; None where it was not, or has been seen since."""
+        return self._removed.get(component) if self._removed else None
 
     def nvlink_domain(self, gpu: str | None, node: str | None) -> str | None:
         """The NVLink domain of a GPU, else of its node, else the node itself."""
@@ -171,3 +152,18 @@ class Topology:
         if near == "pdu":
             return self.pdu(node) if node else None
         return rack
+
+    def components(self) -> Iterable[str]:
+        """Every GPU and node of which something was said, those that were taken out too."""
+        yield from (f"node:{node}" for node in self._nodes)
+        yield from (f"gpu:{gpu}" for gpu in self._gpus)
+        yield from self._removed
+
+    def place_of(self, component: str) -> InventoryRecord | None:
+        """Where a GPU or node is, by who knows best; None where nobody says."""
+        kind, _, name = component.partition(":")
+        return (self._gpus if kind == "gpu" else self._nodes).get(name, _Known()).place
+
+    def gpus_in(self, node: str) -> Iterable[str]:
+        """The serials of the GPUs in a node."""
+        return self._node_gpus.get(node, ())

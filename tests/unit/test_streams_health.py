@@ -164,11 +164,16 @@ def test_a_node_of_another_partition_that_tells_of_a_rack_of_ours_is_left_to_its
 
 def test_what_is_removed_gets_no_verdict_any_more() -> None:
     ward = Ward(rack_of())
-    ward.learn(replace(found("gpu:n1-0", node="n1"), removed=True), replace(found("node:n2"), removed=True))
+    ward.learn(
+        replace(found("gpu:n1-0", at_s=10, node="n1"), source="declared", removed=True),
+        replace(found("node:n2", at_s=10), removed=True),
+    )
     ward.told.clear()
-    ward.break_(fault("node_silent", gpu=None), fault("gpu_lost", gpu="n1-1"))
+    ward.break_(fault("gpu_hang"), fault("node_silent", gpu=None), fault("gpu_lost", gpu="n1-1"))
     assert {one.component for one in ward.told} == {"node:n1", "gpu:n1-1", "gpu:n1-2", "gpu:n1-3", "rack:r1"}
     assert sum(ward.book.counts.values()) == 5
+    ward.learn(found("gpu:n1-0", at_s=60, node="n1"))
+    assert ward.is_("gpu:n1-0") == ("unknown", False), "somebody has put it back, into a node that is silent"
 
 
 def test_a_gpu_that_moves_takes_its_trouble_with_it_and_leaves_none_behind() -> None:

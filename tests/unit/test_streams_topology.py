@@ -93,16 +93,19 @@ def test_where_a_component_is_says_who_knows_best_and_nobody_where_nobody_does()
     assert (list(topology.gpus_in("n2")), list(topology.gpus_in("n1"))) == (["S1"], [])
 
 
-def test_what_is_taken_out_is_known_to_have_been_there_until_it_comes_back() -> None:
-    topology = knowing(GPU, replace(GPU, removed=True))
-    assert topology.is_removed("gpu:S1")
-    assert list(topology.components()) == ["gpu:S1"]
-    topology.learn(GPU)
-    assert not topology.is_removed("gpu:S1")
-    assert list(topology.components()) == ["gpu:S1"]
-    assert not topology.is_removed("gpu:S9"), "of which nobody has said anything"
+def test_every_component_of_which_something_was_said_is_listed() -> None:
+    topology = knowing(GPU, in_inventory("node:n1"), in_inventory("gpu:S2", node="n1", removed=True))
+    assert sorted(topology.components()) == ["gpu:S1", "gpu:S2", "node:n1"]
 
 
-def test_what_a_file_takes_out_is_still_there_while_an_agent_finds_it() -> None:
-    topology = knowing(GPU, replace(GPU, source="discovered"), replace(GPU, removed=True))
-    assert not topology.is_removed("gpu:S1")
+def test_what_was_taken_out_is_known_to_be_gone_until_somebody_sees_it_again() -> None:
+    node = in_inventory("node:n1")
+    topology = knowing(node)
+    assert topology.removed_ms("node:n1") is None
+    topology.learn(replace(node, removed=True, seen_ms=node.seen_ms + 10))
+    assert topology.removed_ms("node:n1") == node.seen_ms + 10
+    assert topology.removed_ms("node:n2") is None, "nobody ever knew it"
+    topology.learn(replace(node, source="discovered", seen_ms=node.seen_ms + 5))
+    assert topology.removed_ms("node:n1") == node.seen_ms + 10, "an agent's record that was on its way for long"
+    topology.learn(replace(node, source="discovered", seen_ms=node.seen_ms + 20))
+    assert topology.removed_ms("node:n1") is None
