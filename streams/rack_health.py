@@ -42,8 +42,8 @@ class RackHealth(msgspec.Struct, kw_only=True):
     """GPU (component id) to its node."""
     faults: dict[str, Fault] = {}
     """Open ones that say something, by component and class, without their evidence."""
-    ended: dict[str, tuple[str, int, int]] = {}
-    """Those that were open lately, by component and class: fault id, last revision, when that was decided."""
+    ended: dict[str, tuple[int, int]] = {}
+    """Those that were open lately, by fault id: the last revision, and when that was decided."""
     verdicts: dict[str, Verdict] = {}
     """The newest of each component."""
     through: dict[str, int] = {}
@@ -139,7 +139,6 @@ class Rack:
         judged = NOTHING if fault.state == "cleared" else self._judge.fault(fault, component)
         if judged != NOTHING:
             self.kept.faults[key] = replace(fault, evidence=[])
-            self.kept.ended.pop(key, None)
             self._judged.setdefault(component, {})[key] = judged
             return judged != before
         if before is None:
@@ -147,15 +146,14 @@ class Rack:
         del self.kept.faults[key], self._judged[component][key]
         if not self._judged[component]:
             del self._judged[component]
-        lately = {one: end for one, end in self.kept.ended.items() if decided_ms - end[2] < _KEEP_ENDED_MS}
-        self.kept.ended = lately | {key: (fault.fault_id, fault.revision, decided_ms)}
+        lately = {one: end for one, end in self.kept.ended.items() if decided_ms - end[1] < _KEEP_ENDED_MS}
+        self.kept.ended = lately | {fault.fault_id: (fault.revision, decided_ms)}
         return True
 
     def _is_old(self, key: str, fault: Fault) -> bool:
-        known, ended = self.kept.faults.get(key), self.kept.ended.get(key)
-        return (known is not None and known.fault_id == fault.fault_id and known.revision >= fault.revision) or (
-            ended is not None and ended[0] == fault.fault_id and ended[1] >= fault.revision
-        )
+        known, (ended_revision, _) = self.kept.faults.get(key), self.kept.ended.get(fault.fault_id, (0, 0))
+        known_revision = known.revision if known is not None and known.fault_id == fault.fault_id else 0
+        return fault.revision <= max(known_revision, ended_revision)
 
     # --- verdicts -----------------------------------------------------------------------------------------------------
 

@@ -46,15 +46,16 @@ def evidence(draw: st.DrawFn) -> list[Message]:
     """A morning of a rack: codes of its GPUs, silent nodes and hot GPUs, boots that end what they end."""
     made: list[Record] = []
     raised: dict[tuple[str, str | None], Anomaly] = {}
+    boots = dict.fromkeys(NODES, "boot-1")
     for at_s in range(draw(st.integers(0, 14))):
         node = draw(st.sampled_from(list(NODES)))
-        gpu = draw(st.sampled_from(NODES[node]))
+        gpu, boot = draw(st.sampled_from(NODES[node])), {"boot_id": boots[node]}
         kind = draw(st.sampled_from(["xid", "xid", "node_event", "silent", "hot", "boot", "found"]))
         if kind == "xid":
-            made.append(event(code=draw(st.sampled_from([79, 48, 63, 94, 31])), at_s=at_s, node=node, gpu=gpu))
+            made.append(event(code=draw(st.sampled_from([79, 48, 63, 94, 31])), at_s=at_s, node=node, gpu=gpu, **boot))
         elif kind == "node_event":
             name = draw(st.sampled_from(["source_failed", "source_recovered", "agent_stopped", "dimm_error"]))
-            made.append(event(name, at_s=at_s, node=node, gpu=None))
+            made.append(event(name, at_s=at_s, node=node, gpu=None, **boot))
         elif kind in {"silent", "hot"}:
             rule, of = ("node_silent", None) if kind == "silent" else ("gpu_hot", gpu)
             stood = raised.pop((node, of), None)
@@ -65,8 +66,11 @@ def evidence(draw: st.DrawFn) -> list[Message]:
                 raised[node, of] = one
             made.append(one)
         else:
+            if kind == "boot":
+                boots[node] = f"boot-{at_s + 2}"
             name = {"boot": "agent_started", "found": "gpu_found"}[kind]
-            made.append(event(name, at_s=at_s, node=node, gpu=gpu if kind == "found" else None, boot_id=f"b{at_s}"))
+            of = gpu if kind == "found" else None
+            made.append(event(name, at_s=at_s, node=node, gpu=of, boot_id=boots[node]))
     offsets = dict.fromkeys((EVENTS, ANOMALIES), 0)
     placed = []
     for record in made:
@@ -106,18 +110,16 @@ def test_the_same_log_cut_anywhere_gives_the_same_verdicts(messages: list[Messag
 
 @settings(max_examples=60, deadline=None)
 @given(evidence(), st.data())
-def test_what_is_delivered_again_leads_to_no_verdict(messages: list[Message], chance: st.DataObject) -> None:
-    once = partition()
-    told(once, by_topic(messages))
-    again = chance.draw(st.lists(st.sampled_from(messages))) if messages else []
-    fresh = [replace_offset(one, 1000 + number) for number, one in enumerate(again)]
-    assert [
-        one for part in by_topic(fresh) for one in once.run(part, START_MS).records if isinstance(one, Verdict)
-    ] == []
-
-
-def replace_offset(one: Message, offset: int) -> Message:
-    return Message(one.topic, one.partition, offset, one.timestamp, one.key, one.value)
+def test_a_fault_record_that_is_delivered_again_leads_to_no_verdict(
+    messages: list[Message], chance: st.DataObject
+) -> None:
+    held, book = partition(), HealthBook(TABLE, CATALOG, inventory())
+    written = [one for part in by_topic(messages) for one in held.run(part, START_MS).records if isinstance(one, Fault)]
+    for one in written:
+        book.on_time(one, one.last_ms)
+    book.advance(LATER_MS)
+    for one in chance.draw(st.lists(st.sampled_from(written))) if written else []:
+        assert book.on_time(one, LATER_MS) == []
 
 
 @settings(max_examples=60, deadline=None)
