@@ -195,8 +195,8 @@ def _rank(component: str, said: Said) -> tuple[object, ...]:
     return (
         -_WEIGHT[reason.effect],
         reason.component != component,
-        -SEVERITIES.index(reason.severity),
         said.place,
+        -SEVERITIES.index(reason.severity),
         reason.component,
         reason.fault_class,
     )

@@ -138,8 +138,8 @@ class HealthTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError(f"give rows for the class {ALL_ELSE}, which stand for every class without rows")
 
     def rows(self) -> Iterable[Row]:
-        """Every row."""
-        return (self.never_heard, self.explained_by_work, *self.faults, *self.repeats, *self.parts, *self.wholes)
+        """Every row: the announced work itself says more than that it explains something."""
+        return (self.never_heard, *self.faults, self.explained_by_work, *self.repeats, *self.parts, *self.wholes)
 
     def by_class(self) -> Mapping[str, list[FaultRow]]:
         """The rows of each fault class, in their order."""

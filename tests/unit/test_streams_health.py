@@ -413,6 +413,14 @@ def test_work_that_is_announced_on_a_node_blocks_it_and_its_gpus_and_the_rack_bu
     assert ward.said["node:n1"].reasons[0].text == "Maintenance: node:n1 gets a new board"
 
 
+def test_the_announced_work_itself_leads_before_what_it_explains() -> None:
+    ward = Ward(rack_of())
+    work = fault("maintenance", gpu=None, severity="info", action="none", reason="ann changes a board")
+    ward.break_(fault("node_silent", gpu=None, maintenance=work.fault_id), work)
+    assert [rule for _, rule in ward.why("node:n1")] == ["maintenance", "explained_by_work"]
+    assert ward.said["rack:r1"].reasons[0].text == "node:n1 may not be rented: Maintenance: ann changes a board"
+
+
 def test_what_announced_work_explains_is_blocked_and_not_unhealthy_unknown_or_degraded() -> None:
     ward = Ward(rack_of())
     silent = fault("node_silent", gpu=None, maintenance="work-1", action="reboot_node")
