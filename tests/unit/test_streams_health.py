@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -665,10 +666,18 @@ def test_offsets_of_a_topic_that_was_made_anew_hide_nothing() -> None:
     assert anew.on_record(at._replace(offset=3), [fault("gpu_hang")]) != []
 
 
-def test_a_component_costs_little_to_keep() -> None:
+def test_a_component_costs_little_to_keep_and_to_hold() -> None:
     """The numbers of `RackHealth`."""
-    ward = Ward(rack_of(18, 4))
-    ward.break_(fault("gpu_lost"))
-    (state,) = ward.book.changes().values()
-    assert state is not None
-    assert len(state) / (18 * 5 + 1) < 40
+    topology = Topology()
+    inventory = [replace(one, rack=f"r{rack}") for rack in range(10) for one in rack_of(18, 4)]
+    for one in inventory:  # no two of one name
+        name = f"{one.component}-{one.rack}"
+        topology.learn(replace(one, component=name, node=None if one.node is None else f"{one.node}-{one.rack}"))
+    tracemalloc.start()
+    book = HealthBook(TABLE, CATALOG, topology)
+    told = len(book.advance(START_MS))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert told == 10 * (18 * 5 + 1)
+    assert held / told < 1000
+    assert sum(len(state or b"") for state in book.changes().values()) / told < 40
