@@ -131,6 +131,25 @@ def sql(
     run(_options(context).settings(), query, layout)
 
 
+@app.command(rich_help_panel=_ASK)
+def health(
+    context: typer.Context,
+    component: Annotated[
+        str | None, typer.Argument(help="gpu:SERIAL, node:NAME or rack:NAME, or the name alone; without it the fleet.")
+    ] = None,
+) -> None:
+    """Say which GPU, node or rack is unhealthy, how we know, what to do, and whether it may be rented out.
+
+    [dim]fleetpulse health[/]
+    [dim]fleetpulse health gpu:1650324[/]
+    [dim]fleetpulse health rack-7 --json | jq .reasons[/]
+    """
+    from infra.commands.health import run
+
+    settings = _options(context).settings()
+    run(settings, component, json_lines=settings.observe.json_lines)
+
+
 @app.command(rich_help_panel=_PARTS)
 def kafka(context: typer.Context) -> None:
     """The embedded Kafka: a real broker, without Docker or a system Java."""

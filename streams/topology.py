@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from schemas.catalog.causes import Near, Of
@@ -156,3 +157,18 @@ class Topology:
         if near == "pdu":
             return self.pdu(node) if node else None
         return rack
+
+    def components(self) -> Iterable[str]:
+        """Every GPU and node of which something was said, those that were taken out too."""
+        yield from (f"node:{node}" for node in self._nodes)
+        yield from (f"gpu:{gpu}" for gpu in self._gpus)
+        yield from self._removed
+
+    def place_of(self, component: str) -> InventoryRecord | None:
+        """Where a GPU or node is, by who knows best; None where nobody says."""
+        kind, _, name = component.partition(":")
+        return (self._gpus if kind == "gpu" else self._nodes).get(name, _Known()).place
+
+    def gpus_in(self, node: str) -> Iterable[str]:
+        """The serials of the GPUs in a node."""
+        return self._node_gpus.get(node, ())

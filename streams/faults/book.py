@@ -68,6 +68,10 @@ class FaultBook:
     def __len__(self) -> int:
         return len(self._shelf.open)
 
+    def open_faults(self) -> Iterator[Fault]:
+        """Every fault that is open, at its last revision that was written, or a little ahead of it."""
+        return (found.shown() for found in self._shelf.open.values())
+
     def on_event(self, event: HardwareEvent, arrived_ms: int, offset: int | None = None) -> list[Fault]:
         """Fold a hardware event in; `arrived_ms` is when it reached Kafka, `offset` where it stands in its topic."""
         source = Source(is_event=True, offset=offset)

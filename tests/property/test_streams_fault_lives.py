@@ -206,8 +206,8 @@ def test_a_kill_anywhere_in_the_writing_loses_and_doubles_nothing(
         for killed in (True, False):
             outcome = partition(memory).run(run, START_MS)
             for one in outcome.records:
-                assert isinstance(one, Fault)
-                assert written.setdefault((one.fault_id, one.revision), one) == one
+                if isinstance(one, Fault):
+                    assert written.setdefault((one.fault_id, one.revision), one) == one
             changes = list(outcome.memory.items())
             keep(dict(changes[: chance.draw(st.integers(0, len(changes)))] if killed else changes))
     assert written == straight

@@ -84,6 +84,20 @@ def test_other_kinds_of_component_are_passed_over() -> None:
     assert knowing(in_inventory("pdu:p1"), in_inventory("leaf_switch:l1")).nodes_in_rack("hall-a", "r1") == 0
 
 
+def test_where_a_component_is_says_who_knows_best_and_nobody_where_nobody_does() -> None:
+    found = replace(GPU, source="discovered", node="n2")
+    topology = knowing(GPU, found, in_inventory("node:n1"))
+    assert topology.place_of("gpu:S1") == found
+    assert topology.place_of("node:n1") == in_inventory("node:n1")
+    assert topology.place_of("gpu:S9") is topology.place_of("node:n9") is None
+    assert (list(topology.gpus_in("n2")), list(topology.gpus_in("n1"))) == (["S1"], [])
+
+
+def test_every_component_of_which_something_was_said_is_listed() -> None:
+    topology = knowing(GPU, in_inventory("node:n1"), in_inventory("gpu:S2", node="n1", removed=True))
+    assert sorted(topology.components()) == ["gpu:S1", "gpu:S2", "node:n1"]
+
+
 def test_what_was_taken_out_is_known_to_be_gone_until_somebody_sees_it_again() -> None:
     node = in_inventory("node:n1")
     topology = knowing(node)
