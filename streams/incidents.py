@@ -101,9 +101,10 @@ def gist(incident: Incident) -> tuple[object, ...]:
 def is_worth_a_record(faults: Iterable[Fault], root: Candidate, catalog: Catalog) -> bool:
     """Whether a group is an incident at all.
 
-    Something in it may page when it is bad enough, or many share a cause, or some trouble has led to more.
+    Something in it may page when it is bad enough, or many share a cause, or some trouble, or work, has led to more.
     """
-    leads_to_more = root.fault.severity != SEVERITIES[0] and any(sure >= STRONG for sure, _ in root.explains.values())
+    is_trouble = root.fault.severity != SEVERITIES[0] or root.fault.fault_class == MAINTENANCE
+    leads_to_more = is_trouble and any(sure >= STRONG for sure, _ in root.explains.values())
     return root.together is not None or leads_to_more or any(_may_page(fault, catalog) for fault in faults)
 
 

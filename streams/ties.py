@@ -177,7 +177,7 @@ class Ties:
         if thing is None:
             many = topology.count(unit)
         elif unit == "gpu":
-            many = topology.gpus_in(thing)
+            many = topology.gpu_count(thing)
         else:
             many = 1 if thing[0] in {"node", "nvlink_domain", "job"} else topology.size(thing)
         return self._rates.per_hour(fault_class) * max(1, many)
@@ -428,7 +428,7 @@ class Ties:
         """How many faults each part must have to count: where parts are racks, not the first of its nodes."""
         if row.of != "site":
             return {}
-        size = self._topology.gpus_in if self._rates.unit(row.effect) == "gpu" else self._topology.size
+        size = self._topology.gpu_count if self._rates.unit(row.effect) == "gpu" else self._topology.size
         racks = {entry.part for entry in run.entries}
         return {rack: max(2, round(_WHOLE_SHARE * size(("rack", thing[1], rack)))) for rack in racks}
 

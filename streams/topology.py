@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -83,9 +84,15 @@ class Topology:
         """The nodes of which something was learnt that changes what is near what, the newest last."""
         self.revision = 0
         """How many such changes there were. Jobs that come and go are none."""
+        self._removed: dict[str, int] = {}
+        """Components that were taken out, to when, unless somebody has seen them since."""
 
     def learn(self, record: InventoryRecord) -> None:
         """Take the newest record of a component in."""
+        if record.removed:
+            self._removed[record.component] = record.seen_ms
+        elif record.seen_ms > self._removed.get(record.component, record.seen_ms):
+            del self._removed[record.component]
         if record.kind == "gpu":
             self._learn_gpu(record.component.removeprefix("gpu:"), record)
         elif record.kind == "node":
@@ -207,6 +214,15 @@ class Topology:
         known = self._gpus.get(gpu or "", _Known())
         return next((record.pci for record in known if record is not None and record.pci), None)
 
+    def driver_version(self, gpu: str | None, node: str | None) -> str | None:
+        """The version of the driver (`550.54.15`) that a GPU was last found with, else its node."""
+        known = (*self._gpus.get(gpu or "", _Known()), *self._nodes.get(node or "", _Known()))
+        return next((record.driver_version for record in known if record is not None and record.driver_version), None)
+
+    def removed_ms(self, component: str) -> int | None:
+        """When a component was taken out of the inventory; None where it was not, or has been seen since."""
+        return self._removed.get(component) if self._removed else None
+
     def nvlink_domain(self, gpu: str | None, node: str | None) -> str | None:
         """The NVLink domain of a GPU, else of its node, else the node itself."""
         of_gpu, of_node = self._gpus.get(gpu or "", _Known()), self._nodes.get(node or "", _Known())
@@ -260,7 +276,7 @@ class Topology:
         """How many parts of a thing there are that may fail one by one: the racks of a site, else its `size`."""
         return self._site_racks.get(thing[1], 0) if thing[0] == "site" else self.size(thing)
 
-    def gpus_in(self, thing: Thing) -> int:
+    def gpu_count(self, thing: Thing) -> int:
         """How many GPUs hang on a thing."""
         of, site, _ = thing
         if of in {"node", "nvlink_domain", "job"}:
@@ -301,6 +317,21 @@ class Topology:
         if near == "leaf_switch":
             return self.leaf_switch(node) if node else None
         return (name if kind == "rack" else rack) if near == "rack" else None
+
+    def components(self) -> Iterable[str]:
+        """Every GPU and node of which something was said, those that were taken out too."""
+        yield from (f"node:{node}" for node in self._nodes)
+        yield from (f"gpu:{gpu}" for gpu in self._gpus)
+        yield from self._removed
+
+    def place_of(self, component: str) -> InventoryRecord | None:
+        """Where a GPU or node is, by who knows best; None where nobody says."""
+        kind, _, name = component.partition(":")
+        return (self._gpus if kind == "gpu" else self._nodes).get(name, _Known()).place
+
+    def gpus_in(self, node: str) -> Iterable[str]:
+        """The serials of the GPUs in a node."""
+        return self._node_gpus.get(node, ())
 
 
 def thing_of(of: Of, site: str, name: str) -> Thing:

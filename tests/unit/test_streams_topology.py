@@ -146,13 +146,13 @@ def test_how_much_hangs_on_each_thing_is_known_and_follows_what_moves() -> None:
         (("node", "hall-a", "n1"), 2, 2),
         (("rack", "hall-b", "r1"), 0, 0),
     ]
-    assert [(topology.size(thing), topology.gpus_in(thing)) for thing, *_ in things] == [
+    assert [(topology.size(thing), topology.gpu_count(thing)) for thing, *_ in things] == [
         (size, inside) for _, size, inside in things
     ]
     topology.learn(in_inventory("node:n2", node="n2", rack="r9", pdu="p2"))
     topology.learn(replace(gpus[5], removed=True))
     assert [topology.size(thing) for thing, *_ in things] == [2, 2, 2, 3, 4, 2, 0]
-    assert (topology.gpus_in(("site", "hall-a", "hall-a")), topology.gpus_in(("rack", "hall-a", "r9"))) == (5, 1)
+    assert (topology.gpu_count(("site", "hall-a", "hall-a")), topology.gpu_count(("rack", "hall-a", "r9"))) == (5, 1)
     assert (topology.parts(("site", "hall-a", "hall-a")), topology.count("gpu"), topology.count("node")) == (2, 5, 3)
 
 
@@ -189,3 +189,37 @@ def test_a_port_hangs_on_the_leaf_switch_of_its_node_and_a_switch_is_its_own() -
     assert shared("leaf_switch", component="switch:l1", gpu=None, node=None, rack="r1") == "l1"
     assert shared("pdu", component="pdu:p1", gpu=None, node="n1", rack="r1") == "p1"
     assert shared("node", component="pdu:p1", gpu=None, node="n1", rack="r1") is None
+
+
+def test_where_a_component_is_says_who_knows_best_and_nobody_where_nobody_does() -> None:
+    found = replace(GPU, source="discovered", node="n2")
+    topology = knowing(GPU, found, in_inventory("node:n1"))
+    assert topology.place_of("gpu:S1") == found
+    assert topology.place_of("node:n1") == in_inventory("node:n1")
+    assert topology.place_of("gpu:S9") is topology.place_of("node:n9") is None
+    assert (list(topology.gpus_in("n2")), list(topology.gpus_in("n1"))) == (["S1"], [])
+
+
+def test_every_component_of_which_something_was_said_is_listed() -> None:
+    topology = knowing(GPU, in_inventory("node:n1"), in_inventory("gpu:S2", node="n1", removed=True))
+    assert sorted(topology.components()) == ["gpu:S1", "gpu:S2", "node:n1"]
+
+
+def test_what_was_taken_out_is_known_to_be_gone_until_somebody_sees_it_again() -> None:
+    node = in_inventory("node:n1")
+    topology = knowing(node)
+    assert topology.removed_ms("node:n1") is None
+    topology.learn(replace(node, removed=True, seen_ms=node.seen_ms + 10))
+    assert topology.removed_ms("node:n1") == node.seen_ms + 10
+    assert topology.removed_ms("node:n2") is None, "nobody ever knew it"
+    topology.learn(replace(node, source="discovered", seen_ms=node.seen_ms + 5))
+    assert topology.removed_ms("node:n1") == node.seen_ms + 10, "an agent's record that was on its way for long"
+    topology.learn(replace(node, source="discovered", seen_ms=node.seen_ms + 20))
+    assert topology.removed_ms("node:n1") is None
+
+
+def test_the_driver_is_that_of_the_gpu_else_of_its_node() -> None:
+    topology = knowing(replace(GPU, driver_version="550.54.15"), in_inventory("node:n1", driver_version="535.1"))
+    assert topology.driver_version("S1", "n1") == "550.54.15"
+    assert topology.driver_version("S9", "n1") == "535.1"
+    assert topology.driver_version(None, None) is None
