@@ -40,6 +40,8 @@ _KEEP_RATES_MS = 60_000
 """Base rates are kept at most so often: what was learnt since is lost with the worker."""
 _KEEP_LONGER_MS = 10_000
 """A fault that only goes on is kept again when it has gone on for so much longer: not for each record of a storm."""
+_PACK_BYTES = 16_384
+"""What is kept of an incident is packed from this size on."""
 _EVIDENCE = 2
 """Pieces of evidence kept of each fault: what an incident shows of it."""
 
@@ -181,8 +183,7 @@ class Correlator:
         for key in sorted(groups):
             group = self._groups.get(key)
             if group is not None and (group.written is not None or group.split_from is not None):
-                # Kafka takes a megabyte a record; packed, that is an incident of some ten thousand faults
-                kept[f"{INCIDENT}|{key}"] = zlib.compress(msgspec.msgpack.encode(group), 1)
+                kept[f"{INCIDENT}|{key}"] = _packed(group)
                 self._kept.add(key)
             elif group is None and key in self._kept:
                 kept[f"{INCIDENT}|{key}"] = None
@@ -201,7 +202,7 @@ class Correlator:
     def restore(self, kind: str, state: bytes) -> None:
         """Take back one piece. Raises `zlib.error` and `msgspec.DecodeError` where the bytes are not ours."""
         if kind == INCIDENT:
-            group = msgspec.msgpack.decode(zlib.decompress(state), type=Group)
+            group = _unpacked(state)
             self._groups[group.incident_id], self._members[group.incident_id] = group, {}
             self._kept.add(group.incident_id)
         elif kind == MEMBER:
@@ -461,6 +462,17 @@ class Correlator:
                 self._held[fault_id].told = True
             self._touched |= faults.keys()
         return incident
+
+
+def _packed(group: Group) -> bytes:
+    """What is kept of a group. Kafka takes a megabyte a record; packed, that is an incident of ten thousand faults."""
+    state = msgspec.msgpack.encode(group)
+    return b"z" + zlib.compress(state, 1) if len(state) > _PACK_BYTES else b"m" + state
+
+
+def _unpacked(state: bytes) -> Group:
+    """The same, taken back. Raises `zlib.error` and `msgspec.DecodeError`."""
+    return msgspec.msgpack.decode(zlib.decompress(state[1:]) if state[:1] == b"z" else state[1:], type=Group)
 
 
 def _is_news(before: Fault, after: Fault) -> bool:
