@@ -11,7 +11,7 @@ help:
 	@echo 'make test    set up, then lint, types, import rules and all tests'
 	@echo 'make setup   only the virtual environment: .venv/bin/fleetpulse'
 	@echo 'make check   lint, types and import rules'
-	@echo 'make bench   measure throughput, memory and delays beside other libraries'
+	@echo 'make bench   measure throughput, memory and delays beside other libraries (about 14 minutes)'
 	@echo 'make quality score detection and correlation on fleets whose faults are known (about 15 minutes)'
 	@echo 'make clean   remove what these commands made'
 

@@ -13,7 +13,10 @@ from infra.commands.backtest import backtest as backtest_command
 from infra.commands.decode import app as decode_app
 from infra.commands.diagnose import app as diagnose_app
 from infra.commands.facility import app as facility_app
+from infra.commands.fault import app as fault_app
 from infra.commands.inventory import app as inventory_app
+from infra.commands.maintenance import app as maintenance_app
+from infra.commands.replay import app as replay_app
 from infra.commands.simulate import simulate as simulate_command
 from infra.errors import MisuseError, OperatorError
 from infra.options import Options
@@ -34,12 +37,13 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-replay_app = typer.Typer(help="Send what was recorded through the pipeline again.", no_args_is_help=True)
 app.add_typer(replay_app, name="replay", rich_help_panel="Ask and try")
 app.add_typer(decode_app, name="decode", rich_help_panel="Ask and try")
 app.add_typer(inventory_app, name="inventory", rich_help_panel="Ask and try")
 app.add_typer(facility_app, name="facility", rich_help_panel="Ask and try")
 app.add_typer(diagnose_app, name="diagnose", rich_help_panel="Ask and try")
+app.add_typer(maintenance_app, name="maintenance", rich_help_panel="Operate")
+app.add_typer(fault_app, name="fault", rich_help_panel="Operate")
 
 _RUN = "Run"
 _ASK = "Ask and try"
@@ -127,27 +131,23 @@ def sql(
     run(_options(context).settings(), query, layout)
 
 
-@replay_app.command("kernel-log")
-def replay_kernel_log(
+@app.command(rich_help_panel=_ASK)
+def health(
     context: typer.Context,
-    file: Annotated[
-        Path, typer.Argument(help="A kernel log: dmesg, journalctl -k or syslog text; - reads standard input.")
-    ],
-    node: Annotated[str, typer.Option(help="The node it is from.")],
-    rack: Annotated[str, typer.Option(help="The rack that node is in.")] = "replay",
-    site: Annotated[str, typer.Option(help="The site that rack is in.")] = "replay",
-    seconds: Annotated[float, typer.Option(help="How long to wait for the last verdict.", min=1)] = 60,
+    component: Annotated[
+        str | None, typer.Argument(help="gpu:SERIAL, node:NAME or rack:NAME, or the name alone; without it the fleet.")
+    ] = None,
 ) -> None:
-    """Send a node's kernel log through the pipeline and print the faults and incidents it led to.
+    """Say which GPU, node or rack is unhealthy, how we know, what to do, and whether it may be rented out.
 
-    The pipeline that runs on the data directory is used; where none does, one is started for the occasion.
-
-    [dim]fleetpulse replay kernel-log --node gpu-17 --rack r12 /var/log/kern.log[/]
-    [dim]ssh gpu-17 dmesg --time-format iso | fleetpulse replay kernel-log --node gpu-17 -[/]
+    [dim]fleetpulse health[/]
+    [dim]fleetpulse health gpu:1650324[/]
+    [dim]fleetpulse health rack-7 --json | jq .reasons[/]
     """
-    from infra.commands.replay import run
+    from infra.commands.health import run
 
-    run(_options(context), file, node=node, rack=rack, site=site, seconds=seconds)
+    settings = _options(context).settings()
+    run(settings, component, json_lines=settings.observe.json_lines)
 
 
 @app.command(rich_help_panel=_PARTS)
@@ -263,6 +263,8 @@ _COMMANDS = {command.name or command.callback.__name__ for command in app.regist
     "inventory",
     "facility",
     "diagnose",
+    "maintenance",
+    "fault",
 }
 _ANYWHERE = {"--config": 1, "--data-dir": 1, "--json": 0, "--debug": 0}
 

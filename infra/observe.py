@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import sys
 import threading
 import time
@@ -183,14 +184,21 @@ def endpoint(
             "choose another port in observe.ports, or none"
         ) from error
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="endpoint", daemon=True)
+    ends = threading.Event()
+
+    def answer() -> None:
+        while not ends.is_set():  # not serve_forever, which wakes up several times a second to see whether it shall end
+            server.handle_request()
+
+    thread = threading.Thread(target=answer, name="endpoint", daemon=True)
     thread.start()
     try:
         yield server.server_address[1]
     finally:
-        server.shutdown()
-        server.server_close()
+        ends.set()
+        server.socket.shutdown(socket.SHUT_RDWR)  # wakes it
         thread.join()
+        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,6 @@ fails holds up nobody. Ticks are multiples of the period on the wall clock, so t
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import Counter
@@ -18,9 +17,9 @@ import structlog
 
 from producers import metrics
 from producers.node import Schedule, sources
-from producers.nvml_interface import Nvml
+from producers.nvml import Nvml
 from producers.publisher import PRECIOUS_LAST, Publisher, Sequences
-from producers.source import Origin, Reading, Worker, boot_id
+from producers.source import Inbox, Origin, Reading, Worker, boot_id
 from producers.spool import MIB, Spool, SpoolError
 from schemas.catalog import Catalog, load
 from schemas.records import (
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_BEAT_S = 0.5
+_BEAT_S = 1.0
 """The loop comes round at least so often."""
 _CATCH_UP_S = 0.02
 """The same while the spool is being sent: 2,000 records each time."""
@@ -47,6 +46,8 @@ _DROPS_EVERY_S = 10.0
 """Dropped records are summed up so long before they become an event."""
 _HOLD_S = 30.0
 """A source that commits with its next read waits at most so long for what it gave to be safe."""
+_LOOK_ANYHOW_MS = 5000
+"""A source that is told when there is more is read so often all the same: nobody has promised to tell everything."""
 _TOPIC_OF: Mapping[type[Record], str] = {
     GpuSample: SAMPLES,
     GpuCounters: COUNTERS,
@@ -77,9 +78,9 @@ class Agent:
         self._sequences = sequences
         self._wall_ms = wall_ms
         self._clock = clock
-        self._readings: queue.SimpleQueue[Reading] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._schedules = {schedule.source.name: schedule for schedule in schedules}
-        self._workers = {name: Worker(s.source, self._readings, clock) for name, s in self._schedules.items()}
+        self._workers = {name: Worker(s.source, self._inbox.put, clock) for name, s in self._schedules.items()}
         self._drops: Counter[tuple[str, str]] = Counter()
         self._drops_told = -_DROPS_EVERY_S
 
@@ -89,25 +90,30 @@ class Agent:
         self._say("agent_started", f"watching {sources}", {"sources": sources})
 
     def step(self) -> None:
-        """One round: order reads that are due, wait for an answer or the next tick, send what came."""
+        """One round: order reads that are due, sleep until an answer, news or the next tick, send what came."""
         now_ms = self._wall_ms()
+        wait_s = _CATCH_UP_S if self._publisher.catching_up else _BEAT_S
+        ears: dict[int, Schedule] = {}
         for name, schedule in self._schedules.items():
-            self._order(schedule, self._workers[name], now_ms)
-            self._watch(schedule, self._workers[name])
-        try:
-            self._take(self._readings.get(timeout=self._wait_s(now_ms)))
-            while True:
-                self._take(self._readings.get_nowait())
-        except queue.Empty:
-            pass
+            worker = self._workers[name]
+            self._order(schedule, worker, now_ms)
+            busy_s = worker.busy_s()
+            self._watch(schedule, busy_s)
+            ears |= dict.fromkeys(schedule.ears, schedule)
+            wait_s = min(wait_s, self._sleep_s(schedule, busy_s, now_ms))
+        for ear in self._inbox.wait(wait_s, ears.keys()):
+            heard = ears[ear]
+            heard.ears, heard.due_ms = (), heard.ordered_ms + heard.period_ms
+        for reading in self._inbox.take():
+            self._take(reading)
         self._publisher.poll()
         self._report_drops()
 
     def stop(self, flush_s: float, beat: Callable[[], None]) -> None:
         """Say so, take in what is under way, and send or spool what is left."""
         ended = {name for name, worker in self._workers.items() if worker.close(0.5)}
-        while not self._readings.empty():
-            self._take(self._readings.get())
+        for reading in self._inbox.take():
+            self._take(reading)
         self._report_drops(at_once=True)
         self._say("agent_stopped", "the agent was stopped")
         left = self._publisher.close(flush_s, beat)
@@ -129,14 +135,15 @@ class Agent:
             raise TypeError(f"no source of a node gives a {type(record).__name__}")
 
     def _order(self, schedule: Schedule, worker: Worker, now_ms: int) -> None:
-        if schedule.due_ms - now_ms > schedule.period_ms:  # the wall clock was set back
-            schedule.due_ms = 0
+        if schedule.due_ms - now_ms > (_quiet_ms(schedule) if schedule.ears else schedule.period_ms):
+            schedule.due_ms = 0  # the wall clock was set back
         if now_ms < schedule.due_ms or (schedule.commits and (schedule.ordered or self._hold(schedule))):
             return
         tick_ms = now_ms - now_ms % schedule.period_ms
         at_once = schedule.commits and not schedule.due_ms
-        if schedule.due_ms or at_once:
-            schedule.ordered = True
+        # one that failed is read until it does not: that is to be told
+        if (schedule.due_ms or at_once) and (schedule.failing or schedule.needed(tick_ms)):
+            schedule.ordered, schedule.ordered_ms, schedule.ears = True, tick_ms, ()
             if not worker.order(tick_ms):
                 metrics.SKIPPED_TICKS.labels(schedule.source.name).inc()
         schedule.due_ms = tick_ms + schedule.period_ms
@@ -148,11 +155,12 @@ class Agent:
         schedule.held_since = self._clock() if schedule.held_since is None else schedule.held_since
         return self._clock() - schedule.held_since < _HOLD_S
 
-    def _watch(self, schedule: Schedule, worker: Worker) -> None:
-        busy_s = worker.busy_s()
-        over_s = max(0.0, busy_s - schedule.deadline_s)
+    def _watch(self, schedule: Schedule, busy_s: float) -> None:
+        over_s = busy_s - schedule.deadline_s
+        if over_s <= 0:
+            return
         metrics.HANGING.labels(schedule.source.name).set(over_s)
-        if over_s and not schedule.overdue:
+        if not schedule.overdue:
             schedule.overdue = True
             doing = schedule.source.doing
             self._say(
@@ -167,6 +175,8 @@ class Agent:
         was_failing, was_overdue = schedule.failing, schedule.overdue
         schedule.failing, schedule.overdue = reading.error is not None, False
         schedule.ordered, schedule.gave = False, bool(reading.records)
+        if was_overdue:
+            metrics.HANGING.labels(reading.source).set(0.0)
         if reading.error is not None:
             metrics.FAILED_READS.labels(reading.source).inc()
             if not was_failing:
@@ -176,16 +186,23 @@ class Agent:
         elif was_failing or was_overdue:
             text = f"{reading.source} can be read again, after a read of {reading.took_s:.1f} s"
             self._say("source_recovered", text, {"source": reading.source, "took_s": f"{reading.took_s:.1f}"})
+        if schedule.listen is not None and reading.error is None and not reading.records:
+            schedule.ears = schedule.listen()
+            if schedule.ears:
+                schedule.due_ms = schedule.ordered_ms + _quiet_ms(schedule)
         for record in reading.records:
             # values of a read that hung are of no known moment; what happened, happened
             if not was_overdue or isinstance(record, (HardwareEvent, InventoryRecord)):
                 self.send(record)
 
-    def _wait_s(self, now_ms: int) -> float:
-        free = [schedule.due_ms for schedule in self._schedules.values() if schedule.held_since is None]
-        soon = self._publisher.catching_up or len(free) < len(self._schedules)
-        next_ms = min(free, default=now_ms + 1000)
-        return min(_CATCH_UP_S if soon else _BEAT_S, max(0.001, (next_ms - now_ms) / 1000))
+    def _sleep_s(self, schedule: Schedule, busy_s: float, now_ms: int) -> float:
+        """For how long this source can do without the loop."""
+        if schedule.held_since is not None:
+            return _CATCH_UP_S
+        soon = (schedule.due_ms - now_ms) / 1000
+        if busy_s and not schedule.overdue:
+            soon = min(soon, schedule.deadline_s - busy_s)
+        return max(0.001, soon)
 
     def _report_drops(self, *, at_once: bool = False) -> None:
         self._drops.update(self._publisher.drops())
@@ -211,6 +228,11 @@ class Agent:
                 count=count,
             )
         )
+
+
+def _quiet_ms(schedule: Schedule) -> int:
+    """How long a source that is told when there is more is left alone."""
+    return max(schedule.period_ms, _LOOK_ANYHOW_MS)
 
 
 def run(

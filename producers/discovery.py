@@ -185,16 +185,21 @@ class InventorySource:
         self._sent: list[GpuIdentity] | None = None
         self._sent_ms = 0
 
+    def is_due(self, now_ms: int) -> bool:
+        """Whether a read would have something to say."""
+        found = self._gpus()
+        if found is None:  # the driver was not asked yet
+            return False
+        age_ms = now_ms - self._sent_ms
+        return list(found) != self._sent or not 0 <= age_ms < self._settings.inventory_interval_s * 1000
+
     def read(self, now_ms: int) -> Iterable[Record]:
         """All records when they are due, else none."""
         found = self._gpus()
-        if found is None:  # the driver was not asked yet
+        if found is None or not self.is_due(now_ms):
             return []
-        gpus = list(found)
-        if gpus == self._sent and 0 <= now_ms - self._sent_ms < self._settings.inventory_interval_s * 1000:
-            return []
-        self._sent, self._sent_ms = gpus, now_ms
-        return inventory(self._origin, self._settings, gpus, now_ms)
+        self._sent, self._sent_ms = list(found), now_ms
+        return inventory(self._origin, self._settings, self._sent, now_ms)
 
 
 def _chassis_serial(path: Path = Path("/sys/class/dmi/id/chassis_serial")) -> str | None:

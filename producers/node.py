@@ -6,7 +6,7 @@ import contextlib
 import queue
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +19,7 @@ from producers.infiniband.source import InfiniBandSource
 from producers.kernel_log.events import GpuMap
 from producers.kernel_log.source import KernelLogSource
 from producers.nvidia_smi.source import NvidiaSmiSource
-from producers.nvml import NvmlSource
-from producers.nvml_counters import NvmlCountersSource
-from producers.nvml_interface import Nvml
-from producers.nvml_library import Library
-from producers.nvml_xids import NvmlXidSource
+from producers.nvml import Library, Nvml, NvmlCountersSource, NvmlSource, NvmlXidSource
 from producers.source import Origin, Reading, Source, Worker, boot_id
 from schemas.catalog import Catalog, load
 from schemas.records import HardwareEvent, Record
@@ -58,8 +54,18 @@ class Schedule:
     """A read says that what the one before gave is safe, so it waits until it is: acknowledged, or on disk.
     The first read says where the source begins, so it is ordered at once.
     """
+    needed: Callable[[int], bool] = lambda _: True
+    """Asked before each read, at its tick: False where it would find nothing, so that its thread may sleep on."""
+    listen: Callable[[], Collection[int]] | None = None
+    """Asked after a read that gave nothing: descriptors that can be read as soon as there is more. Then the period is
+    only the least time between two reads, and without a word from them it is read each 5 s. Empty: by the period.
+    """
     shown: Literal["", "once", "twice"] = ""
     """How often `agent --once` reads it: twice where it has rates; not where it tells what happens."""
+    ears: Collection[int] = ()
+    """What `listen` gave, until the next read."""
+    ordered_ms: int = 0
+    """The tick of the last read."""
     ordered: bool = False
     """A read is under way, or what it gave has not been taken yet."""
     gave: bool = False
@@ -104,7 +110,7 @@ def sources(settings: AgentSettings, origin: Origin, catalog: Catalog, nvml: Nvm
     born_s = time.monotonic()
 
     def known() -> Sequence[GpuIdentity] | None:
-        return smi.identities() if gpus.library_missing and smi.available() else gpus.identities()
+        return smi.identities() if gpus.stood_in else gpus.identities()
 
     def here() -> Sequence[GpuIdentity] | None:
         """Without those that are lost: one that was moved is elsewhere by now, and must not be said to be here."""
@@ -114,13 +120,14 @@ def sources(settings: AgentSettings, origin: Origin, catalog: Catalog, nvml: Nvm
             return [] if time.monotonic() - born_s > _DRIVER_PATIENCE_S else None
         return [gpu for gpu in found if gpu.uuid not in lost]
 
+    inventory = InventorySource(origin, settings, here)
     watched = [
         Schedule(gpus, settings.interval_ms, deadline_s, shown="twice"),
         Schedule(counters, settings.counters_interval_ms, _SLOW_DEADLINE_S, shown="once"),
-        Schedule(xids, _XIDS_MS, deadline_s),
-        Schedule(smi, _SMI_MS, _SMI_DEADLINE_S, shown="twice"),
-        Schedule(kernel, settings.kernel_log_interval_ms, deadline_s, commits=True),
-        Schedule(InventorySource(origin, settings, here), _INVENTORY_LOOK_MS, deadline_s, shown="once"),
+        Schedule(xids, _XIDS_MS, deadline_s, needed=lambda _: xids.is_needed),
+        Schedule(smi, _SMI_MS, _SMI_DEADLINE_S, needed=lambda _: gpus.library_missing, shown="twice"),
+        Schedule(kernel, settings.kernel_log_interval_ms, deadline_s, commits=True, listen=kernel.ears),
+        Schedule(inventory, _INVENTORY_LOOK_MS, deadline_s, needed=inventory.is_due, shown="once"),
     ]
     return [*watched, *_host(settings, origin, catalog), *_others(settings, origin, catalog, known)]
 
@@ -226,7 +233,7 @@ class _Look:
         source = self.schedule.source
         now_ms = time.time_ns() // 1_000_000
         answers: queue.SimpleQueue[Reading] = queue.SimpleQueue()
-        worker = Worker(source, answers)
+        worker = Worker(source, answers.put)
         worker.order(now_ms)
         # the first read of a process may open a driver, or import a library
         patience_s = max(self.schedule.deadline_s, _FIRST_READ_S)

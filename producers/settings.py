@@ -69,7 +69,11 @@ class AgentSettings(_Settings):
         description="Where kernel messages are read: /dev/kmsg, log files that are followed, or journal: for journald.",
     )
     kernel_log_interval_ms: int = Field(
-        default=250, ge=50, le=60_000, description="How often kernel logs are looked at."
+        default=250,
+        ge=50,
+        le=60_000,
+        description="How often kernel logs are read at most; where nobody tells that there is more, how often they are "
+        "looked at.",
     )
     inventory_interval_s: int = Field(
         default=600, ge=1, description="How often the inventory is sent although it is the same."

@@ -12,11 +12,14 @@ A source knows one thing about the node: what NVML says, what the kernel logs, w
 
 from __future__ import annotations
 
+import os
 import queue
+import select
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypedDict
@@ -138,11 +141,46 @@ class Reading:
     error: Exception | None = None
 
 
+class Inbox:
+    """Readings on their way to the agent's loop, which sleeps until one comes, or something else that it listens to."""
+
+    def __init__(self) -> None:
+        self._readings: queue.SimpleQueue[Reading] = queue.SimpleQueue()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC)
+        weakref.finalize(self, os.close, self._bell)  # not before: a thread that hangs may still come and ring it
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        self._others: set[int] = set()
+
+    def put(self, reading: Reading) -> None:
+        """Hand one over, from any thread."""
+        self._readings.put(reading)
+        os.eventfd_write(self._bell, 1)
+
+    def wait(self, timeout_s: float, others: Collection[int] = ()) -> list[int]:
+        """Sleep until a reading is here, or one of the other descriptors has something to say; gives these."""
+        for gone in self._others.difference(others):
+            self._poll.unregister(gone)
+        for new in set(others) - self._others:
+            self._poll.register(new, select.POLLIN)
+        self._others = set(others)
+        ready = [number for number, _ in self._poll.poll(max(0.0, timeout_s) * 1000)]
+        if self._bell in ready:
+            os.eventfd_read(self._bell)
+            ready.remove(self._bell)
+        return ready
+
+    def take(self) -> Iterator[Reading]:
+        """What is here, the oldest first."""
+        while not self._readings.empty():
+            yield self._readings.get()
+
+
 class Worker:
     """Reads one source in a thread of its own. The thread is not ended when it hangs: nothing can end it."""
 
     def __init__(
-        self, source: Source, out: queue.SimpleQueue[Reading], clock: Callable[[], float] = time.monotonic
+        self, source: Source, out: Callable[[Reading], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.source = source
         self._out = out
@@ -182,4 +220,4 @@ class Worker:
                 failure = error
             reading = Reading(self.source.name, tick_ms, self._clock() - started, records, failure)
             self._since = None
-            self._out.put(reading)
+            self._out(reading)

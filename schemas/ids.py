@@ -20,6 +20,11 @@ def node_id(node: str) -> str:
     return f"node:{node}"
 
 
+def nvswitch_id(node: str, pci: str | None) -> str:
+    """`nvswitch:NODE/PCI`: an NVSwitch of a node."""
+    return f"nvswitch:{node}/{pci or 'unknown'}"
+
+
 def rack_id(rack: str) -> str:
     """`rack:NAME`."""
     return f"rack:{rack}"

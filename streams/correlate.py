@@ -1,8 +1,8 @@
 """Faults that share one cause become one incident, with a root, symptoms, and one page.
 
-Two faults are joined when a row of the causal table (`schemas/catalog/causes.toml`) ties them: their classes, what they
-share in the topology, and how far apart their first evidence is. The root is the fault that explains most of the
-others. An incident gathers for a moment before it may page, because the first fault heard of is often an echo.
+What hangs together (`ties.py`) is one group. An incident gathers for a moment before it may page, because the first
+fault heard of is often an echo. Groups grow, merge and fall apart with what becomes known; the part with the root keeps
+the id.
 
 Event time decides what belongs together; the clock that comes in as an argument only decides when to speak.
 """
@@ -10,99 +10,156 @@ Event time decides what belongs together; the clock that comes in as an argument
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import msgspec
 
 from schemas.catalog import SEVERITIES, Catalog
-from schemas.catalog.causes import Cause, Causes, Near
+from schemas.catalog.base_rates import BaseRates, base_rates
+from schemas.catalog.causes import Causes
 from schemas.ids import stable_id
 from schemas.records import Fault, Incident
-from streams.roots import Graph, describe
+from streams.base_rates import FleetRates, Learnt
+from streams.incidents import describe, gist, is_worth_a_record, wakes
+from streams.roots import judge
+from streams.ties import Ties
 from streams.topology import Topology
 
-_KEEP_CLEARED_MS = 600_000
-"""A cleared incident takes in late evidence for so long, then it is left to history."""
+INCIDENT, MEMBER, RATES = "incident", "member", "rates"
+KINDS = (INCIDENT, MEMBER, RATES)
+"""What is kept to go on after a restart; incidents first, then the faults in them."""
 _KEEP_LOOSE_MS = 120_000
 """A fault that is worth no incident waits so long for a cause to explain it."""
+_LATE_MS = 60_000
+"""How much longer an incident that is over is kept than the same trouble may come back: evidence may be late."""
 _REWRITE_MS = 1000
 """An incident that has spoken is written again at most so often."""
+_KEEP_RATES_MS = 60_000
+"""Base rates are kept at most so often: what was learnt since is lost with the worker."""
+_KEEP_LONGER_MS = 10_000
+"""A fault that only goes on is kept again when it has gone on for so much longer: not for each record of a storm."""
+_PACK_BYTES = 16_384
+"""What is kept of an incident is packed from this size on."""
 _EVIDENCE = 2
 """Pieces of evidence kept of each fault: what an incident shows of it."""
 
 
 class Group(msgspec.Struct, kw_only=True):
-    """Faults that belong together; an incident once it has spoken. About 3 KB a fault."""
+    """What is kept of an incident, but for its faults. Some 1 KB, and 200 bytes a fault once it has spoken."""
 
     incident_id: str
     born_ms: int
     """When its first fault was heard of, by the clock."""
     heard_ms: int
     """When its last fault was heard of, by the clock."""
-    faults: dict[str, Fault]
-    """By fault id, at their newest revision."""
     paged: bool = False
     written: Incident | None = None
+    split_from: str | None = None
 
 
-class _Rows(NamedTuple):
-    """The causal table by the two classes that a row ties."""
+class Held(msgspec.Struct, kw_only=True):
+    """A fault, and to which incident it belongs. Some 1 KB."""
 
-    by_classes: dict[tuple[str, str], list[Cause]]
-    near_of: dict[str, tuple[Near, ...]]
-    """Fault class to the distances at which it can be tied to anything."""
+    fault: Fault
+    """At its newest revision."""
+    incident_id: str
+    """Empty until its group is known."""
+    jobs: tuple[str, ...] = ()
+    """What ran on it when it began: the inventory forgets that."""
+    heard: int
+    """Which one it was, in the order in which faults were heard of."""
+    heard_ms: int
+    """When that was, by the clock."""
+    told: bool = False
+    """Whether it was among the faults of an incident when that paged."""
+    kept_last_ms: int = 0
+    """Its last evidence when it was kept."""
+
+
+@dataclass(slots=True)
+class _Cell:
+    """Faults that hang together now: whole groups, and faults that are in none or whose group has fallen apart."""
+
+    groups: set[str] = field(default_factory=set)
+    loose: list[str] = field(default_factory=list)
 
 
 class Correlator:
-    """The incidents of one site. Records to write come out of `advance`, in order.
+    """The incidents of the sites of one partition. Records to write come out of `advance`, in order.
 
-    The same faults in any order give the same incidents once all are in: groups are joined when a late fault ties them.
-    `changes` gives what has to be kept to go on after a restart, `restore` takes it back.
+    The same faults in any order give the same incidents once all are in. `changes` gives what has to be kept to go on
+    after a restart, by kind and id; `restore` takes it back piece by piece, `restored` says that all is there.
     """
 
-    def __init__(self, catalog: Catalog, table: Causes, topology: Topology, *, settle_ms: int) -> None:
+    def __init__(
+        self, catalog: Catalog, table: Causes, topology: Topology, *, settle_ms: int, rates: BaseRates | None = None
+    ) -> None:
+        """`rates` are those with which a fleet begins; this build's where none are given."""
         self._catalog = catalog
         self._table = table
         self._topology = topology
         self._settle_ms = settle_ms
-        self._rows = _rows(table)
+        self._keep_over_ms = table.comes_back.within_ms + _LATE_MS
+        self._rates = FleetRates(catalog, rates or base_rates(), topology.count)
+        self._ties = Ties(table, topology, self._rates)
+        self._seen_topology = topology.revision
+        self._held: dict[str, Held] = {}
+        self._heard = 0
         self._groups: dict[str, Group] = {}
-        self._graphs: dict[str, Graph] = {}
-        """Who explains whom in each group; follows from its faults."""
-        self._group_of: dict[str, str] = {}
-        """Fault id to the group that holds it."""
-        self._neighbours: dict[tuple[Near, str], set[str]] = {}
-        """What is shared to the faults that share it: where to look for ties."""
-        self._placed: dict[str, set[tuple[Near, str]]] = {}
-        """Fault id to where it stands among the neighbours: the inventory may have learnt better since."""
+        self._members: dict[str, dict[str, Fault]] = {}
+        """Incident to its faults at their newest revision."""
+        self._fresh: dict[str, bool] = {}
+        """Faults that are in no group yet, and whether they were over when they were heard of."""
         self._unspoken: set[str] = set()
         """Groups with something that may be worth a record."""
+        self._looks: list[tuple[int, str, bool]] = []
+        """When to look at which group: whether it has something to say now (True), or may be let go. A heap."""
         self._merged: list[Incident] = []
+        self._touched_groups: set[str] = set()
+        self._kept: set[str] = set()
+        """Groups that are kept. One that has not spoken is found again by its faults."""
         self._touched: set[str] = set()
+        self._rates_kept = (0, 0)
+        """At which revision the base rates were kept last, and when."""
+        self._now_ms = 0
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._groups) + len(self._fresh)
 
     def on_fault(self, fault: Fault, now_ms: int) -> None:
         """Take one fault record in. An older revision than the one known changes nothing."""
-        group = self._groups.get(self._group_of.get(fault.fault_id, ""))
-        known = group.faults[fault.fault_id] if group else None
-        if known is not None and known.revision >= fault.revision:
+        held = self._held.get(fault.fault_id)
+        if held is not None and held.fault.revision >= fault.revision:
             return
-        fault = msgspec.structs.replace(fault, evidence=fault.evidence[:_EVIDENCE])
-        if group is None or known is None or _bearing(known) != _bearing(fault):
-            ties = list(self._ties(fault))
-            if not ties and group is None and fault.state == "cleared":
-                return  # over before anything came of it
-            group = self._join(fault, ties, group, now_ms)
-        group.faults[fault.fault_id] = fault
-        group.heard_ms = now_ms
-        self._unspoken.add(group.incident_id)
-        self._touched.add(group.incident_id)
+        if len(fault.evidence) > _EVIDENCE:
+            fault = msgspec.structs.replace(fault, evidence=fault.evidence[:_EVIDENCE])
+        if held is None:
+            self._rates.note(fault.fault_class, f"{fault.site}/{fault.rack}", fault.first_ms, now_ms)
+            self._heard += 1
+            held = self._held[fault.fault_id] = Held(fault=fault, incident_id="", heard=self._heard, heard_ms=now_ms)
+            self._fresh[fault.fault_id] = fault.state == "cleared"
+            is_news = True
+        else:
+            is_news = _is_news(held.fault, fault)
+            held.fault = fault
+        held.jobs = self._ties.enter(fault, held.jobs)
+        if is_news or fault.last_ms - held.kept_last_ms >= _KEEP_LONGER_MS:
+            self._touched.add(fault.fault_id)
+        group = self._groups.get(held.incident_id)
+        if group is not None:
+            self._members[group.incident_id][fault.fault_id] = fault
+            group.heard_ms = now_ms
+            if is_news:
+                self._unspoken.add(group.incident_id)
 
     def advance(self, now_ms: int) -> list[Incident]:
         """Let time go on: incidents that have gathered for long enough speak, those long over are let go."""
+        self._now_ms = now_ms
+        self._follow_topology()
+        self._regroup(now_ms)
+        self._look(now_ms)
         written, self._merged = self._merged, []
         for incident_id in sorted(self._unspoken):
             group = self._groups[incident_id]
@@ -114,88 +171,189 @@ class Correlator:
                 incident = self._speak(group, now_ms)
                 if incident is not None:
                     written.append(incident)
-        for group in list(self._groups.values()):
-            keep_ms = _KEEP_LOOSE_MS if group.written is None else _KEEP_CLEARED_MS
-            if now_ms - group.heard_ms > keep_ms and (group.written is None or group.written.state == "cleared"):
-                self._forget(group)
         return written
 
+    # --- memory -------------------------------------------------------------------------------------------------------
+
     def changes(self) -> dict[str, bytes | None]:
-        """What has changed since the last call, by incident id; None where it has been let go."""
+        """What has changed since the last call, by kind and id (`incident|ID`); None where it has been let go."""
+        groups, self._touched_groups = self._touched_groups, set()
         touched, self._touched = self._touched, set()
-        held = {key: self._groups.get(key) for key in sorted(touched)}
-        # Kafka takes a megabyte a record; packed, that is an incident of some ten thousand faults
-        return {key: zlib.compress(msgspec.msgpack.encode(group), 1) if group else None for key, group in held.items()}
+        kept: dict[str, bytes | None] = {}
+        for key in sorted(groups):
+            group = self._groups.get(key)
+            if group is not None and (group.written is not None or group.split_from is not None):
+                kept[f"{INCIDENT}|{key}"] = _packed(group)
+                self._kept.add(key)
+            elif group is None and key in self._kept:
+                kept[f"{INCIDENT}|{key}"] = None
+                self._kept.discard(key)
+        for key in sorted(touched):
+            held = self._held.get(key)
+            if held is not None:
+                held.kept_last_ms = held.fault.last_ms
+            kept[f"{MEMBER}|{key}"] = msgspec.msgpack.encode(held) if held else None
+        revision, at_ms = self._rates_kept
+        if self._rates.revision != revision and self._now_ms - at_ms >= _KEEP_RATES_MS:
+            self._rates_kept = self._rates.revision, self._now_ms
+            kept[f"{RATES}|"] = msgspec.msgpack.encode(self._rates.learnt)
+        return kept
 
-    def restore(self, state: bytes) -> None:
-        """Take back one incident. Raises `zlib.error` and `msgspec.DecodeError` where the bytes are not ours."""
-        group = msgspec.msgpack.decode(zlib.decompress(state), type=Group)
-        self._groups[group.incident_id], self._graphs[group.incident_id] = group, Graph()
-        self._unspoken.add(group.incident_id)
-        for fault in list(group.faults.values()):
-            # a kill in the middle of a merge leaves both: they are merged once more
-            group = self._join(fault, list(self._ties(fault)), group, group.heard_ms)
+    def restore(self, kind: str, state: bytes) -> None:
+        """Take back one piece. Raises `zlib.error` and `msgspec.DecodeError` where the bytes are not ours."""
+        if kind == INCIDENT:
+            group = _unpacked(state)
+            self._groups[group.incident_id], self._members[group.incident_id] = group, {}
+            self._kept.add(group.incident_id)
+        elif kind == MEMBER:
+            held = msgspec.msgpack.decode(state, type=Held)
+            self._held[held.fault.fault_id] = held
+        elif kind == RATES:
+            self._rates.learnt = msgspec.msgpack.decode(state, type=Learnt)
 
-    def _ties(self, fault: Fault) -> Iterator[tuple[Fault, Fault, Cause]]:
-        """What ties a fault to those known: (cause, effect, the row that says so)."""
-        near_by = {
-            other
-            for near in self._rows.near_of.get(fault.fault_class, ())
-            if (shared := self._shared(near, fault)) is not None
-            for other in self._neighbours.get((near, shared), ())
-        }
-        for other_id in sorted(near_by - {fault.fault_id}):
-            other = self._groups[self._group_of[other_id]].faults[other_id]
-            for cause, effect in ((other, fault), (fault, other)):
-                row = self._row(cause, effect)
-                if row is not None:
-                    yield cause, effect, row
+    def restored(self) -> None:
+        """All is taken back. A kill in the middle of keeping it may have left halves: what hangs together is joined
+        once more, and what has lost its incident begins anew.
+        """
+        for fault_id, held in sorted(self._held.items(), key=lambda item: item[1].heard):
+            self._heard, self._now_ms = held.heard, max(self._now_ms, held.heard_ms)
+            if held.incident_id in self._groups:
+                self._members[held.incident_id][fault_id] = held.fault
+            else:
+                held.incident_id, self._fresh[fault_id] = "", False
+            held.jobs = self._ties.enter(held.fault, held.jobs)
+        for group in [self._groups[one] for one, members in self._members.items() if not members]:
+            self._forget(group)
+        self._ties.settle()
+        self._arrange(list(self._held), set(self._groups), self._now_ms)
+        for group in self._groups.values():
+            self._unspoken.add(group.incident_id)
+            self._look_later(group)
 
-    def _row(self, cause: Fault, effect: Fault) -> Cause | None:
-        """The strongest row by which one fault explains another."""
-        fitting = (
-            row
-            for row in self._rows.by_classes.get((cause.fault_class, effect.fault_class), ())
-            if (not row.cause_codes or cause.code in row.cause_codes)
-            and (not row.effect_codes or effect.code in row.effect_codes)
-            and cause.first_ms - row.before_ms <= effect.first_ms <= cause.last_ms + row.within_ms
-            and self._shared(row.near, cause) == self._shared(row.near, effect) is not None
-        )
-        return max(fitting, key=lambda row: row.weight, default=None)
+    # --- groups -------------------------------------------------------------------------------------------------------
 
-    def _shared(self, near: Near, fault: Fault) -> str | None:
-        topology = self._topology
-        shared = topology.shared(near, component=fault.component, gpu=fault.gpu, node=fault.node, rack=fault.rack)
-        return None if shared is None else f"{fault.site}/{shared}"  # two sites may both have a rack 1
+    def _follow_topology(self) -> None:
+        """Enter faults anew around which the inventory has learnt something."""
+        if self._topology.revision == self._seen_topology:
+            return
+        nodes = self._topology.changed_since(self._seen_topology)
+        self._seen_topology = self._topology.revision
+        for fault_id, held in self._held.items():
+            if nodes is None or held.fault.node in nodes:
+                self._ties.look_again(fault_id)
 
-    def _join(self, fault: Fault, ties: list[tuple[Fault, Fault, Cause]], held: Group | None, now_ms: int) -> Group:
-        """The group that takes a fault: a new one, the one that holds it or is tied to it, or all these as one."""
-        others = {self._group_of[(effect if cause is fault else cause).fault_id] for cause, effect, _ in ties}
-        if held is not None:
-            others.add(held.incident_id)
-        if fault.fault_id in self._group_of:
-            others.add(self._group_of[fault.fault_id])
+    def _regroup(self, now_ms: int) -> None:
+        """Let what hangs together now be one group, and what no longer does fall apart."""
+        grew, fell, explained = self._ties.settle()
+        self._unspoken |= {self._held[fault_id].incident_id for fault_id in explained | grew | fell} - {""}
+        if not (self._fresh or grew or fell):
+            return
+        broken = {self._held[fault_id].incident_id for fault_id in fell} - {""}
+        begins = {*self._fresh, *grew, *fell}
+        for incident_id in broken:
+            begins |= self._members[incident_id].keys()
+        self._arrange(begins, broken, now_ms)
+
+    def _arrange(self, begins: Iterable[str], broken: set[str], now_ms: int) -> None:
+        """Find the cells that some faults are in, and let each be one group."""
+        in_order = sorted(begins, key=lambda fault_id: self._held[fault_id].heard)
+        cells = list(self._cells(dict.fromkeys(in_order), broken))
+        homes: dict[int, list[Group]] = {}
+        if broken:
+            cell_of = {fault_id: number for number, cell in enumerate(cells) for fault_id in cell.loose}
+            for group in (self._groups[incident_id] for incident_id in sorted(broken)):
+                homes.setdefault(cell_of[self._home(group)], []).append(group)
+        for number, cell in enumerate(cells):
+            self._settle_cell(cell, homes.get(number, []), now_ms)
+        for incident_id in broken:
+            if not self._members.get(incident_id, True):
+                self._forget(self._groups[incident_id])
+
+    def _cells(self, begins: dict[str, None], broken: set[str]) -> Iterator[_Cell]:
+        """What hangs together, from some faults on. A group that is whole is not looked through: only those of its
+        faults from which something begins may hang on others.
+        """
+        of_group: dict[str, list[str]] = {}
+        for fault_id in begins:
+            of_group.setdefault(self._held[fault_id].incident_id, []).append(fault_id)
+        seen: set[str] = set()
+        for begin in begins:
+            if begin in seen:
+                continue
+            cell, front = _Cell(), [begin]
+            while front:
+                fault_id = front.pop()
+                if fault_id in seen:
+                    continue
+                seen.add(fault_id)
+                incident_id = self._held[fault_id].incident_id
+                if not incident_id or incident_id in broken:
+                    cell.loose.append(fault_id)
+                elif incident_id not in cell.groups:
+                    cell.groups.add(incident_id)
+                    front += of_group.get(incident_id, ())
+                if fault_id in begins or not incident_id or incident_id in broken:
+                    front += self._ties.neighbours(fault_id)
+            yield cell
+
+    def _home(self, group: Group) -> str:
+        """The fault whose part keeps a group's id when it falls apart: its root, or the first where it has none yet."""
+        members = self._members[group.incident_id]
+        if group.written is not None and group.written.root_fault_id in members:
+            return group.written.root_fault_id
+        return min(members, key=lambda fault_id: (members[fault_id].first_ms, fault_id))
+
+    def _settle_cell(self, cell: _Cell, homes: list[Group], now_ms: int) -> None:
+        groups = [self._groups[incident_id] for incident_id in cell.groups] + homes
+        if not homes and len(groups) == 1 and not cell.loose:
+            return
+        if not groups and self._is_nothing(cell):
+            return
         # the one that has spoken keeps its id, else the older one
-        tied = sorted(
-            (self._groups[other] for other in others), key=lambda g: (g.written is None, g.born_ms, g.incident_id)
-        )
-        if tied:
-            group = tied[0]
-            for other in tied[1:]:
-                self._absorb(group, other, now_ms)
+        groups.sort(key=lambda group: (group.written is None, group.born_ms, group.incident_id))
+        group = groups[0] if groups else self._begin(cell, now_ms)
+        for other in groups[1:]:
+            self._absorb(group, other, cell, now_ms)
+        for fault_id in cell.loose:
+            self._move(fault_id, group)
+
+    def _is_nothing(self, cell: _Cell) -> bool:
+        """Let a fault go that was over before anything came of it; gives whether the cell was one."""
+        (fault_id, *others) = cell.loose
+        if others or not self._fresh.get(fault_id, False):
+            return False
+        self._let_go(fault_id)
+        return True
+
+    def _begin(self, cell: _Cell, now_ms: int) -> Group:
+        """A new group for faults that hang on none: that have just come, or that have fallen off another one."""
+        loose = [self._held[fault_id] for fault_id in cell.loose]
+        fallen = [held for held in loose if held.incident_id]
+        if fallen:
+            first = min(fallen, key=lambda held: (held.fault.first_ms, held.fault.fault_id))
+            before = self._groups[first.incident_id]
+            has_spoken = before.written is not None
+            revision = before.written.revision if before.written else 0
+            group = Group(
+                incident_id=stable_id("incident", first.fault.fault_id, before.incident_id, revision),
+                born_ms=now_ms if has_spoken else before.born_ms,
+                heard_ms=now_ms,
+                # who was woken for the whole has seen all that was in it
+                paged=any(held.told and held.fault.severity == SEVERITIES[-1] for held in fallen),
+                split_from=before.incident_id if has_spoken else None,
+            )
         else:
-            incident_id = stable_id("incident", fault.fault_id)
-            group = Group(incident_id=incident_id, born_ms=now_ms, heard_ms=now_ms, faults={})
-            self._groups[incident_id], self._graphs[incident_id] = group, Graph()
-        graph = self._graphs[group.incident_id]
-        graph.drop(fault.fault_id)  # a fault that is known better by now may be tied otherwise
-        for cause, effect, row in ties:
-            graph.add(cause.fault_id, effect.fault_id, row)
-        self._place(fault, group)
+            first = min(loose, key=lambda held: held.heard)
+            incident_id = stable_id("incident", first.fault.fault_id)
+            group = Group(incident_id=incident_id, born_ms=first.heard_ms, heard_ms=first.heard_ms)
+        while group.incident_id in self._groups:  # the rest of what fell apart may have kept it
+            group.incident_id = stable_id("incident", group.incident_id)
+        self._groups[group.incident_id], self._members[group.incident_id] = group, {}
+        self._look_later(group)
         return group
 
-    def _absorb(self, group: Group, other: Group, now_ms: int) -> None:
-        """Two groups turn out to be one."""
+    def _absorb(self, group: Group, other: Group, cell: _Cell, now_ms: int) -> None:
+        """Two groups turn out to be one. Faults of one that has fallen apart are moved by their cells."""
         if other.written is not None and other.written.state != "cleared":
             over = msgspec.structs.replace(
                 other.written,
@@ -203,101 +361,131 @@ class Correlator:
                 state="cleared",
                 page=False,
                 reason=f"merged into incident {group.incident_id}",
+                merged_into=group.incident_id,
                 cleared_ms=other.written.last_ms,
                 decided_ms=now_ms,
             )
             self._merged.append(over)
-        self._graphs[group.incident_id].update(self._graphs[other.incident_id])
-        self._forget(other)
+            other.written = over
         group.born_ms = min(group.born_ms, other.born_ms)
+        group.heard_ms = max(group.heard_ms, other.heard_ms)
         group.paged = group.paged or other.paged
-        for fault in other.faults.values():
-            known = group.faults.get(fault.fault_id)
-            if known is None or known.revision < fault.revision:
-                group.faults[fault.fault_id] = fault
-            self._place(group.faults[fault.fault_id], group)
-        self._touched.add(group.incident_id)
+        self._say(group)
+        if other.incident_id in cell.groups:
+            for fault_id in list(self._members[other.incident_id]):
+                self._move(fault_id, group)
+            self._forget(other)
 
-    def _place(self, fault: Fault, group: Group) -> None:
-        self._unplace(fault.fault_id)
-        self._group_of[fault.fault_id] = group.incident_id
-        nears = self._rows.near_of.get(fault.fault_class, ())
-        places = {(near, shared) for near in nears if (shared := self._shared(near, fault)) is not None}
-        for place in places:
-            self._neighbours.setdefault(place, set()).add(fault.fault_id)
-        self._placed[fault.fault_id] = places
+    def _move(self, fault_id: str, group: Group) -> None:
+        held = self._held[fault_id]
+        if held.incident_id == group.incident_id:
+            return
+        if held.incident_id:
+            del self._members[held.incident_id][fault_id]
+            self._say(self._groups[held.incident_id])
+        self._fresh.pop(fault_id, None)
+        held.incident_id = group.incident_id
+        self._members[group.incident_id][fault_id] = held.fault
+        group.heard_ms = max(group.heard_ms, held.heard_ms)
+        self._touched.add(fault_id)
+        self._say(group)
 
-    def _unplace(self, fault_id: str) -> None:
-        self._group_of.pop(fault_id, None)
-        for place in self._placed.pop(fault_id, ()):
-            self._neighbours[place].discard(fault_id)
-            if not self._neighbours[place]:
-                del self._neighbours[place]
+    def _say(self, group: Group) -> None:
+        """Something about a group has changed."""
+        self._unspoken.add(group.incident_id)
+        self._touched_groups.add(group.incident_id)
+
+    def _let_go(self, fault_id: str) -> None:
+        self._ties.leave(fault_id)
+        del self._held[fault_id]
+        self._fresh.pop(fault_id, None)
+        self._touched.add(fault_id)
 
     def _forget(self, group: Group) -> None:
-        for fault_id in group.faults:
-            if self._group_of.get(fault_id) == group.incident_id:
-                self._unplace(fault_id)
-        del self._groups[group.incident_id], self._graphs[group.incident_id]
+        for fault_id in self._members.pop(group.incident_id):
+            self._let_go(fault_id)
+        del self._groups[group.incident_id]
         self._unspoken.discard(group.incident_id)
-        self._touched.add(group.incident_id)
+        self._touched_groups.add(group.incident_id)
+
+    def _look_later(self, group: Group) -> None:
+        keep_ms = _KEEP_LOOSE_MS if group.written is None else self._keep_over_ms
+        heappush(self._looks, (group.heard_ms + keep_ms, group.incident_id, False))
+
+    def _look(self, now_ms: int) -> None:
+        """Let groups go that nothing comes of any more, and wake those that somebody has put off until now."""
+        while self._looks and self._looks[0][0] < now_ms:
+            _, incident_id, speaks = heappop(self._looks)
+            group = self._groups.get(incident_id)
+            if group is None:
+                continue
+            if speaks:
+                self._unspoken.add(incident_id)
+            elif group.written is None or group.written.state == "cleared":
+                keep_ms = _KEEP_LOOSE_MS if group.written is None else self._keep_over_ms
+                if now_ms - group.heard_ms > keep_ms and incident_id not in self._unspoken:
+                    self._forget(group)
+                else:
+                    heappush(self._looks, (max(now_ms, group.heard_ms + keep_ms), incident_id, False))
 
     def _speak(self, group: Group, now_ms: int) -> Incident | None:
         """The record that the group is worth now; None where it is worth none, or says nothing new."""
-        pageable = [
-            fault
-            for fault in group.faults.values()
-            if fault.severity != SEVERITIES[0] and self._pages(fault.fault_class)
-        ]
-        if group.written is None and not pageable:
+        faults = self._members[group.incident_id]
+        verdict = judge(faults, self._ties, self._table, self._topology)
+        if group.written is None and not is_worth_a_record(faults.values(), verdict.root, self._catalog):
             return None
         # what was over before it could speak is for the history, not for the night
-        page = not group.paged and any(f.severity == SEVERITIES[-1] and f.state != "cleared" for f in pageable)
+        waking = wakes(faults, verdict.root, self._ties, self._catalog, now_ms)
+        page = waking.now and not group.paged
+        if waking.again_ms is not None and not group.paged:
+            heappush(self._looks, (waking.again_ms, group.incident_id, True))
         incident = describe(
-            group.faults,
-            self._graphs[group.incident_id],
+            faults,
+            verdict,
+            self._ties,
             incident_id=group.incident_id,
             before=group.written,
+            split_from=group.split_from,
             page=page,
             decided_ms=now_ms,
             catalog=self._catalog,
-            common_causes=self._table.common_causes,
-            topology=self._topology,
         )
-        if group.written is not None and not page and _gist(incident) == _gist(group.written):
+        if group.written is not None and not page and gist(incident) == gist(group.written):
             return None
+        if group.written is None or incident.state == "cleared":
+            group.written = incident
+            self._look_later(group)
         group.written, group.paged = incident, group.paged or page
-        self._touched.add(group.incident_id)
+        self._touched_groups.add(group.incident_id)
+        if page:
+            for fault_id in faults:
+                self._held[fault_id].told = True
+            self._touched |= faults.keys()
         return incident
 
-    def _pages(self, fault_class: str) -> bool:
-        found = self._catalog.faults.get(fault_class)
-        return found is not None and found.pages
+
+def _packed(group: Group) -> bytes:
+    """What is kept of a group. Kafka takes a megabyte a record; packed, that is an incident of ten thousand faults."""
+    state = msgspec.msgpack.encode(group)
+    return b"z" + zlib.compress(state, 1) if len(state) > _PACK_BYTES else b"m" + state
 
 
-def _bearing(fault: Fault) -> tuple[object, ...]:
-    """What decides to which others a fault is tied."""
-    return fault.code, fault.first_ms, fault.last_ms, fault.gpu
+def _unpacked(state: bytes) -> Group:
+    """The same, taken back. Raises `zlib.error` and `msgspec.DecodeError`."""
+    return msgspec.msgpack.decode(zlib.decompress(state[1:]) if state[:1] == b"z" else state[1:], type=Group)
 
 
-def _rows(table: Causes) -> _Rows:
-    by_classes: dict[tuple[str, str], list[Cause]] = {}
-    near_of: dict[str, set[Near]] = {}
-    for row in table.causes:
-        by_classes.setdefault((row.cause, row.effect), []).append(row)
-        near_of.setdefault(row.cause, set()).add(row.near)
-        near_of.setdefault(row.effect, set()).add(row.near)
-    return _Rows(by_classes, {name: tuple(sorted(nears)) for name, nears in near_of.items()})
-
-
-def _gist(incident: Incident) -> tuple[object, ...]:
-    """What makes a record worth writing again: not the passing of time, nor one more repeat."""
+def _is_news(before: Fault, after: Fault) -> bool:
+    """Whether anything has changed that an incident says of a fault, or that decides whether it wakes somebody."""
     return (
-        incident.state == "cleared",
-        incident.root,
-        incident.root_fault_id,
-        incident.severity,
-        incident.action,
-        incident.title,
-        sorted((member.fault_id, member.role) for member in incident.members),
+        (before.state == "cleared") != (after.state == "cleared")
+        or before.severity != after.severity
+        or before.action != after.action
+        or before.code != after.code
+        or before.first_ms != after.first_ms
+        or before.gpu != after.gpu
+        or before.job != after.job
+        or before.acknowledged_by != after.acknowledged_by
+        or before.snoozed_until_ms != after.snoozed_until_ms
+        or before.maintenance != after.maintenance
     )

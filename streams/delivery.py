@@ -17,8 +17,8 @@ from faust.exceptions import ProducerSendError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from schemas.codec import Codec
-from schemas.records import Anomaly, Fault, HardwareEvent, Incident, Record
-from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, STREAMS_STATE
+from schemas.records import Anomaly, Fault, HardwareEvent, Incident, Record, Verdict
+from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, STREAMS_STATE, VERDICTS
 from streams import metrics
 from streams.partitions import Outcome, dead_letter
 
@@ -32,6 +32,7 @@ OUTPUTS: Mapping[type[Record], tuple[str, Callable[[Any], str]]] = {
     HardwareEvent: (EVENTS, lambda event: event.rack),
     Fault: (FAULTS, lambda fault: fault.site),
     Incident: (INCIDENTS, lambda incident: incident.site),
+    Verdict: (VERDICTS, lambda verdict: verdict.rack),
 }
 """Record class to its topic and what keys it there."""
 _LONGEST_PAUSE_S = 5.0

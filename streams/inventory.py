@@ -157,7 +157,7 @@ class Ledger:
             f"last at {_clock(first.record.seen_ms)}, and {_place(second.record)}, last at "
             f"{_clock(second.record.seen_ms)}; one of them is wrong, or two parts carry one serial number or name"
         )
-        details = {"point": "two_places", "component": here.record.component}
+        details = {"point": "two_places", "variant": "two_places", "component": here.record.component}
         for number, one in (("first", first), ("second", second)):
             details |= _facts(number, one.record)
         return self._event("inventory_contradiction", here.record, second.since_ms, text, details)

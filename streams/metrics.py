@@ -21,6 +21,9 @@ RUN_SECONDS = Histogram(
 LAG = Gauge("fleetpulse_stream_lag_messages", "Messages in Kafka that are not handled yet.", ["topic", "partition"])
 OPEN_FAULTS = Gauge("fleetpulse_stream_open_faults", "Faults open now.", ["partition"])
 OPEN_INCIDENTS = Gauge("fleetpulse_stream_open_incidents", "Groups of faults held now.", ["partition"])
+COMPONENTS = Gauge(
+    "fleetpulse_stream_components", "Components by their newest verdict.", ["partition", "kind", "health"]
+)
 REBUILD_SECONDS = Histogram(
     "fleetpulse_stream_rebuild_seconds",
     "Reading windows and state back after an assignment.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -16,15 +17,18 @@ import structlog
 
 from schemas.catalog import ACTIONS, SEVERITIES, Catalog
 from schemas.catalog.causes import Causes
+from schemas.catalog.health import health_table
 from schemas.catalog.metrics import WatchList
 from schemas.codec import CodecError, SingleObjectCodec
-from schemas.records import Anomaly, DeadLetter, Fault, HardwareEvent, Incident, Record
+from schemas.records import Anomaly, DeadLetter, Fault, HardwareEvent, Incident, InventoryRecord, Record
 from schemas.topics import ANOMALIES, EVENTS, FAULTS
-from streams.correlate import Correlator
+from streams.correlate import KINDS, Correlator
 from streams.detect import CounterProcessor, Processor, SampleProcessor
 from streams.detectors.counter_rate import Kept
 from streams.detectors.limits import Inventory
 from streams.faults import FaultBook
+from streams.health import HealthBook, Heard
+from streams.rack_health import Where
 from streams.roster import NEVER_MS
 from streams.samples import Message, Rejected
 from streams.settings import StreamsSettings
@@ -34,6 +38,8 @@ log = structlog.get_logger()
 
 Memory = dict[str, bytes | None]
 
+_OPERATOR = "operator"
+"""`HardwareEvent.source` of what people say: that a node is spoken of is no sign that it lives."""
 _REDO_MS = 60_000
 """What is over is remembered for so long: far longer than a handled run waits for its commit."""
 _LONGEST_REBUILD_MS = 3_600_000
@@ -280,7 +286,7 @@ class CounterPartition(_Partition):
 
 
 class FaultPartition:
-    """One partition of hardware events and anomalies: the open faults of its racks."""
+    """One partition of hardware events and anomalies: the open faults of its racks, and the verdicts that follow."""
 
     def __init__(
         self,
@@ -292,19 +298,36 @@ class FaultPartition:
         memory: Mapping[str, bytes],
         ends: Mapping[str, int],
         now_ms: int,
+        owns: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """`ends` are the offsets behind the last record of each topic, as in `SamplePartition`."""
+        """`ends` are the offsets behind the last record of each topic, as in `SamplePartition`.
+
+        `owns` says of a rack whether its records come to this partition.
+        """
         self._codec = codec
         self._book = FaultBook(catalog, table, topology)
         self._clocks = {EVENTS: QuietClock(settings.idle_ms), ANOMALIES: QuietClock(settings.idle_ms)}
         self._idle_ms = settings.idle_ms
         self._born_ms = now_ms
+        _recall(memory, "history", self._book.restore_history)
         _recall(memory, "fault", self._book.restore)
         self._book.restored(ends[EVENTS], ends[ANOMALIES])
         self._applied = _applied(memory, ends, EVENTS, ANOMALIES)
+        self._health = HealthBook(health_table(), catalog, topology, owns)
+        _recall(memory, "health", lambda _, state: self._health.restore(state))
+        self._health.restored(ends, self._book.open_faults())
 
     def __len__(self) -> int:
         return len(self._book)
+
+    @property
+    def health(self) -> Mapping[tuple[str, str], int]:
+        """Components by kind and health."""
+        return self._health.counts
+
+    def learnt(self, record: InventoryRecord) -> None:
+        """The topology has learnt a record of the inventory."""
+        self._health.learnt(record.component)
 
     def run(self, messages: Sequence[Message], now_ms: int) -> Outcome:
         """Take a run of one of the two topics in. Records that were folded in before are passed over."""
@@ -313,14 +336,16 @@ class FaultPartition:
             try:
                 if message.topic == EVENTS:
                     event = self._codec.decode(message.value, HardwareEvent)
-                    outcome.records += self._book.on_event(event, message.timestamp, message.offset)
+                    faults = self._book.on_event(event, message.timestamp, message.offset)
+                    outcome.records += self._judged(faults, event, event.event_ms, message)
                 else:
                     anomaly = _checked(self._codec.decode(message.value, Anomaly))
-                    outcome.records += self._book.on_anomaly(anomaly, message.timestamp, message.offset)
+                    faults = self._book.on_anomaly(anomaly, message.timestamp, message.offset)
+                    outcome.records += self._judged(faults, anomaly, anomaly.tick_ms, message)
             except CodecError as error:
                 outcome.rejected.append(Rejected(message, error.reason, str(error)))
         self._clocks[messages[-1].topic].heard(now_ms, messages[-1].timestamp)
-        outcome.memory = _kept("fault", self._book.changes()) | _offsets(self._applied)
+        outcome.memory = self._changes() | _offsets(self._applied)
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
@@ -331,7 +356,32 @@ class FaultPartition:
             # Until then what the memory calls quiet may have more waiting in the log; and a topic that is behind may
             # have it later.
             written += self._book.end_quiet(min(times, default=now_ms))
-        return Outcome(list(written), memory=_kept("fault", self._book.changes()))
+        records: list[Record] = []
+        for fault in written:
+            # what quiet has ended is judged as of then: that does not depend on when somebody looked
+            records += [fault, *self._health.on_time(fault, fault.cleared_ms or now_ms)]
+        return Outcome([*records, *self._health.advance(now_ms)], memory=self._changes())
+
+    def _judged(
+        self, faults: Sequence[Fault], evidence: HardwareEvent | Anomaly, at_ms: int, message: Message
+    ) -> Sequence[Record]:
+        """The fault records that evidence has led to, and the verdicts that follow."""
+        where = Where(evidence.site, evidence.rack)
+        node = None if isinstance(evidence, HardwareEvent) and evidence.source == _OPERATOR else evidence.node
+        heard = Heard(where, node, evidence.gpu, at_ms, message.timestamp, message.topic, message.offset)
+        return [*faults, *self._health.on_record(heard, faults)]
+
+    def _changes(self) -> Memory:
+        """What is to be kept, in an order that a kill in its middle does not harm.
+
+        Racks come before the faults that changed them: a rack that was kept passes over what it has taken, the other
+        way round it would never hear of it. Histories do too: a fault must not know more than its component's history.
+        """
+        return (
+            _kept("health", self._health.changes())
+            | _kept("history", self._book.history_changes())
+            | _kept("fault", self._book.changes())
+        )
 
 
 class IncidentPartition:
@@ -350,11 +400,16 @@ class IncidentPartition:
         """`ends` as in `FaultPartition`."""
         self._codec = codec
         self._correlator = Correlator(catalog, table, topology, settle_ms=settings.settle_ms)
-        _recall(memory, "incident", lambda _, state: self._correlator.restore(state))
+        for kind in KINDS:
+            _recall(memory, kind, partial(self._take_back, kind))
+        self._correlator.restored()
         self._applied = _applied(memory, ends, FAULTS)
 
     def __len__(self) -> int:
         return len(self._correlator)
+
+    def _take_back(self, kind: str, _: str, state: bytes) -> None:
+        self._correlator.restore(kind, state)
 
     def run(self, messages: Sequence[Message], now_ms: int) -> Outcome:
         """Take a run in."""
@@ -365,13 +420,13 @@ class IncidentPartition:
             except CodecError as error:
                 outcome.rejected.append(Rejected(message, error.reason, str(error)))
         outcome.records += self._correlator.advance(now_ms)
-        outcome.memory = _kept("incident", self._correlator.changes()) | _offsets(self._applied)
+        outcome.memory = self._correlator.changes() | _offsets(self._applied)
         return outcome
 
     def advance(self, now_ms: int) -> Outcome:
         """Let time go on."""
         written: list[Incident] = self._correlator.advance(now_ms)
-        return Outcome(list(written), memory=_kept("incident", self._correlator.changes()))
+        return Outcome(list(written), memory=self._correlator.changes())
 
 
 def dead_letter(rejected: Rejected, reader: str, now_ms: int) -> DeadLetter:

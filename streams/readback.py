@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from aiokafka.partitioner import murmur2
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
@@ -60,6 +61,10 @@ class Reader:
     def close(self) -> None:
         """Let the connections go."""
         self._consumer.close()
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has. Raises `KafkaException` where no broker answers."""
+        return len(self._consumer.list_topics(topic, timeout=_WAIT_S).topics[topic].partitions)
 
     def end(self, topic: str, partition: int) -> int:
         """The offset behind the last record. Raises `KafkaException` where no broker answers within a second."""
@@ -125,6 +130,11 @@ class Reader:
         first = found[0].offset
         if 0 <= first < offset:
             yield from self.between(topic, partition, first, offset)
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Where Kafka's own way to spread keys, which all our producers use, puts a key."""
+    return int((murmur2(key.encode()) & 0x7FFF_FFFF) % partitions)
 
 
 class Learnt(NamedTuple):

@@ -1,245 +1,296 @@
-"""Which fault of a group is the root, and the incident record that says so."""
+"""What a group of faults points at: every candidate for its root, scored, and what would tell them apart.
+
+A candidate is one of the faults, or a thing that many of them share. Its score is the product of how much of the group
+it explains, how well that agrees with cause and effect, and how surely it is no coincidence. The best one is the root.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import fsum
 from typing import NamedTuple
 
-from schemas.catalog import ACTIONS, SEVERITIES, Catalog
-from schemas.catalog.causes import Cause, CommonCause, Of
+from schemas.catalog import ACTIONS, SEVERITIES
+from schemas.catalog.causes import Causes, CommonCause, Of
 from schemas.ids import device_id, node_id, rack_id
-from schemas.records import Fault, Incident, Member
-from streams.topology import Topology
+from schemas.records import Alternative, Fault
+from streams.base_rates import HOUR_MS, chance_of
+from streams.bursts import SHORTEST_MS
+from streams.ties import Ties
+from streams.topology import Thing, Topology, thing_of
 
 STRONG = 0.5
-"""From this weight on a row says what causes what; below it only says that two belong together."""
-_EVIDENCE_LINES = 8
-_KINDS: Mapping[Of, str] = {"node": "node", "rack": "rack", "pdu": "PDU"}
+"""From this weight on a row says what causes what."""
+_COMPANY = 0.1
+"""So much one of many on the same thing explains of the others: it was there, too."""
+_EARLY = 0.2
+"""So much of its score a candidate loses that comes after all that it explains."""
+_FAULTS = 32
+"""Of a group's faults so many are weighed as its root: those that explain most by themselves."""
+_ALTERNATIVES = 3
+_LEAST_SCORE = 0.05
+"""What explains less is no explanation that anybody would look into."""
+_ANYWAY = "Mend {component} where that is cheap: if the others go on, look at {root}."
+KIND: Mapping[Of, str] = {
+    "node": "node",
+    "nvlink_domain": "NVLink domain",
+    "pdu": "PDU",
+    "leaf_switch": "leaf switch",
+    "rack": "rack",
+    "job": "job",
+    "site": "site",
+}
+_PARTS: Mapping[Of, str] = {"node": "GPUs", "nvlink_domain": "GPUs", "job": "GPUs", "site": "racks"}
+
+_Explained = dict[str, tuple[float, str]]
+"""Fault id to how surely it is explained, and by which row."""
+_NOT_AT_ALL = (0.0, "")
+
+
+class Together(NamedTuple):
+    """What fails together, where the root is what it shares."""
+
+    thing: Thing
+    parts: str
+    """How many of what, in words."""
+    faults: tuple[Fault, ...]
+    """Those on its parts."""
+    pages: bool
+    """Whether so much of it fails that it wakes somebody by itself."""
 
 
 @dataclass(slots=True)
-class Graph:
-    """Who explains whom in a group: fault id to the fault ids that it explains, each with the row that says so."""
+class Candidate:
+    """One explanation of a group."""
 
-    effects: dict[str, dict[str, Cause]] = field(default_factory=dict)
-    causes: dict[str, set[str]] = field(default_factory=dict)
-    """The same, the other way round."""
-
-    def add(self, cause: str, effect: str, row: Cause) -> None:
-        """Enter a tie; the strongest between two stands."""
-        known = self.effects.setdefault(cause, {}).get(effect)
-        if known is None or known.weight < row.weight:
-            self.effects[cause][effect] = row
-            self.causes.setdefault(effect, set()).add(cause)
-
-    def drop(self, fault: str) -> None:
-        """Forget all ties of a fault: what is known of it has changed."""
-        for effect in self.effects.pop(fault, {}):
-            self.causes[effect].discard(fault)
-        for cause in self.causes.pop(fault, set()):
-            self.effects[cause].pop(fault, None)
-
-    def update(self, other: Graph) -> None:
-        """Enter all ties of another graph."""
-        for cause, effect, row in other.ties():
-            self.add(cause, effect, row)
-
-    def ties(self) -> Iterator[tuple[str, str, Cause]]:
-        """All ties: (cause, effect, the row that says so)."""
-        for cause, effects in self.effects.items():
-            for effect, row in effects.items():
-                yield cause, effect, row
-
-    def is_explained(self, fault: str) -> bool:
-        """Whether a strong row says what caused a fault."""
-        return any(self.effects[cause][fault].weight >= STRONG for cause in self.causes.get(fault, ()))
-
-    def reach(self, root: str) -> dict[str, tuple[float, str]]:
-        """All that `root` explains, directly or by way of others: fault id to (weight, name of the row).
-
-        The weight of a chain is that of its weakest link; a weak tie is not followed further.
-        """
-        found: dict[str, tuple[float, str]] = {}
-        front = [(root, 1.0)]
-        while front:
-            at, so_far = front.pop()
-            for effect, row in self.effects.get(at, {}).items():
-                weight = min(so_far, row.weight)
-                if effect != root and weight > found.get(effect, (0.0, ""))[0]:
-                    found[effect] = (weight, row.name)
-                    if row.weight >= STRONG:
-                        front.append((effect, weight))
-        return found
-
-
-class _Together(NamedTuple):
-    """Faults that share one thing, which is the root."""
-
-    of: Of
-    name: str
-    members: str
-    """How many of what, in words."""
-    faults: int
-
-
-class _Root(NamedTuple):
-    """The verdict on a group."""
-
-    fault: Fault
+    score: float
     component: str
-    kind: str
-    """Of the component, as its title names it."""
-    explains: dict[str, tuple[float, str]]
-    reason: str
-    together: _Together | None = None
-    """What fails together, where the root is what it shares."""
+    fault: Fault
+    """The fault itself, or the first on the thing."""
+    explains: _Explained
+    because: str
+    tell_apart: str
+    together: Together | None = None
+    rank: tuple[object, ...] = field(default=())
+    """Decides between equal scores."""
+
+    @property
+    def roots(self) -> tuple[Fault, ...]:
+        """The faults that are the root: one, or all those on the thing."""
+        return self.together.faults if self.together else (self.fault,)
 
 
-def describe(
-    faults: Mapping[str, Fault],
-    graph: Graph,
-    *,
-    incident_id: str,
-    before: Incident | None,
-    page: bool,
-    decided_ms: int,
-    catalog: Catalog,
-    common_causes: Sequence[CommonCause],
-    topology: Topology,
-) -> Incident:
-    """The incident that a group of faults is, with its root, its members' roles, and the next revision."""
-    root = _common_cause(faults, graph, common_causes, topology) or _root(faults, graph)
-    others = sorted(
-        (fault for fault in faults.values() if fault is not root.fault),
-        key=lambda fault: (fault.first_ms, fault.fault_id),
-    )
-    over = all(fault.state == "cleared" for fault in faults.values())
-    unexplained = (0.0, "found beside it")
-    members = [_member(root.fault, "root", "explains the others" if others else "alone")]
-    members += [_member(fault, "symptom", root.explains.get(fault.fault_id, unexplained)[1]) for fault in others]
-    deciding = [root.fault, *others]
-    weight = fsum(weight for weight, _ in root.explains.values())
-    critical_first = sorted(deciding, key=lambda fault: SEVERITIES.index(fault.severity), reverse=True)
-    return Incident(
-        incident_id=incident_id,
-        revision=before.revision + 1 if before else 1,
-        state="cleared" if over else ("updated" if before else "open"),
-        page=page,
-        site=root.fault.site,
-        racks=sorted({fault.rack for fault in faults.values()}),
-        root=root.component,
-        root_fault_id=root.fault.fault_id,
-        root_class=root.fault.fault_class,
-        root_code=root.fault.code,
-        root_node=root.fault.node if root.kind not in {"rack", "pdu"} else None,
-        root_gpu=None if root.together else root.fault.gpu,
-        root_pci=None if root.together else root.fault.pci,
-        title=_title(root, len(others), catalog),
-        severity=critical_first[0].severity,
-        action=_action(root),
-        reason=root.reason,
-        score=round(weight / len(others), 3) if others else 1.0,
-        members=members,
-        evidence=[f"{one.source}: {one.text}" for fault in deciding[:4] for one in fault.evidence[:2]][
-            :_EVIDENCE_LINES
-        ],
-        first_ms=min(fault.first_ms for fault in faults.values()),
-        last_ms=max(fault.last_ms for fault in faults.values()),
-        cleared_ms=max(fault.cleared_ms or fault.last_ms for fault in faults.values()) if over else None,
-        observed_ms=min(fault.observed_ms for fault in faults.values()),
-        decided_ms=decided_ms,
-    )
+class Verdict(NamedTuple):
+    """What a group comes to."""
+
+    root: Candidate
+    alternatives: list[Alternative]
+    chance: float | None
+    """How likely so many faults come together by chance; None of one alone."""
 
 
-def _root(faults: Mapping[str, Fault], graph: Graph) -> _Root:
-    """The fault that nothing explains and that explains most; between equals the one seen first."""
-    unexplained = [fault for fault in faults.values() if not graph.is_explained(fault.fault_id)]
-    reach = {fault.fault_id: graph.reach(fault.fault_id) for fault in unexplained or faults.values()}
+def judge(faults: Mapping[str, Fault], ties: Ties, table: Causes, topology: Topology) -> Verdict:
+    """Weigh all candidates of a group. Equal groups give equal verdicts, in whichever order their faults came."""
+    if len(faults) == 1:
+        (fault,) = faults.values()
+        because = "the only fault: nothing near it in place and time"
+        return Verdict(Candidate(1.0, fault.component, fault, {}, because, ""), [], None)
+    groups = _things(faults, ties)
+    candidates = [*_of_faults(faults, ties, groups, table), *_of_things(faults, ties, groups, topology)]
+    candidates.sort(key=lambda one: (-round(one.score, 6), one.rank))
+    root = candidates[0]
+    alternatives: dict[str, Alternative] = {}
+    for other in candidates[1:]:
+        if other.score < _LEAST_SCORE or len(alternatives) == _ALTERNATIVES:
+            break
+        if other.component != root.component and other.component not in alternatives:
+            alternatives[other.component] = Alternative(
+                component=other.component,
+                fault_class=other.fault.fault_class,
+                score=round(other.score, 3),
+                because=other.because,
+                tell_apart=other.tell_apart.format(component=other.component, root=root.component),
+            )
+    return Verdict(root, list(alternatives.values()), _chance(faults, ties, topology))
 
-    def standing(fault_id: str) -> tuple[float, int, int, int, str, str]:
-        fault = faults[fault_id]
+
+class _Shared(NamedTuple):
+    """The faults of a group on the parts of one thing."""
+
+    row: CommonCause
+    order: int
+    """Of the row in the table."""
+    thing: Thing
+    on: dict[str, list[Fault]]
+    """By part, in the order of time."""
+
+    @property
+    def faults(self) -> list[Fault]:
+        """All of them."""
+        return [fault for on_part in self.on.values() for fault in on_part]
+
+
+def _things(faults: Mapping[str, Fault], ties: Ties) -> dict[tuple[str, Thing], _Shared]:
+    found: dict[tuple[str, Thing], _Shared] = {}
+    for fault in sorted(faults.values(), key=lambda fault: (fault.first_ms, fault.fault_id)):
+        for order, (row, thing, part) in enumerate(ties.parts(fault.fault_id)):
+            shared = found.setdefault((row.name, thing), _Shared(row, order, thing, {}))
+            shared.on.setdefault(part, []).append(fault)
+    return found
+
+
+def _of_faults(
+    faults: Mapping[str, Fault], ties: Ties, groups: Mapping[tuple[str, Thing], _Shared], table: Causes
+) -> Iterable[Candidate]:
+    """Each fault as the root of the others."""
+    graph, others = ties.graph, len(faults) - 1
+
+    def weight(fault: Fault) -> tuple[object, ...]:
+        return (-len(graph.effects.get(fault.fault_id, ())), *_standing(fault))
+
+    for fault in sorted(faults.values(), key=weight)[:_FAULTS]:
+        fault_id = fault.fault_id
+        explains = _reach((fault_id,), faults, ties)
+        explained = max(
+            (
+                -order[0]
+                for cause, order in graph.causes.get(fault_id, {}).items()
+                if cause in faults and cause not in explains and -order[0] >= STRONG
+            ),
+            default=0.0,
+        )
+        if explained == 1.0:
+            continue
+        early = sum(faults[effect].first_ms < fault.first_ms for effect in explains)
+        in_order = (1.0 - explained) * (1.0 - _EARLY * early / len(explains) if explains else 1.0)
+        beside = max(
+            (groups[row.name, thing] for row, thing, _ in ties.parts(fault_id)),
+            key=lambda shared: (len(shared.faults), -shared.order),
+            default=None,
+        )
+        if beside is not None:
+            for other in beside.faults:
+                if other is not fault:
+                    explains.setdefault(other.fault_id, (_COMPANY, beside.row.name))
         # exact, so that the order in which the faults came does not decide between equals
-        weight = fsum(weight for weight, _ in reach[fault_id].values())
-        rank = SEVERITIES.index(fault.severity), ACTIONS.index(fault.action)
-        return -weight, -rank[0], fault.first_ms, -rank[1], fault.component, fault_id
+        share = fsum(sure for sure, _ in explains.values()) / others
+        rows = Counter(name for _, name in sorted(explains.values())).most_common(3)
+        because = f"explains {len(explains)} of {others} other faults" + (
+            ": " + ", ".join(f"{name} ({count})" for name, count in rows) if rows else ""
+        )
+        yield Candidate(
+            share * in_order,
+            fault.component,
+            fault,
+            explains,
+            because,
+            table.tell_apart.get(fault.fault_class, _ANYWAY),
+            rank=(1, *_standing(fault)),
+        )
 
-    best = min(reach, key=standing)
-    fault, explains = faults[best], reach[best]
-    others = len(faults) - 1
-    rows = Counter(name for _, name in explains.values()).most_common(3)
-    because = ", ".join(f"{name} ({count})" for name, count in rows)
-    reason = (
-        f"explains {len(explains)} of {others} other faults: {because}"
-        if others
-        else "the only fault: nothing near it in place and time"
+
+def _of_things(
+    faults: Mapping[str, Fault], ties: Ties, groups: Mapping[tuple[str, Thing], _Shared], topology: Topology
+) -> Iterable[Candidate]:
+    """Each thing of which several parts fail as the root."""
+    graph = ties.graph
+    for (name, thing), shared in groups.items():
+        row, parts = shared.row, len(shared.on)
+        if parts < row.at_least:
+            continue
+        inside = shared.faults
+        first = min(inside, key=lambda fault: (fault.first_ms, fault.component, fault.fault_id))
+        known = max(topology.parts(thing), parts)
+        explains = _reach([fault.fault_id for fault in inside], faults, ties)
+        explains |= {fault.fault_id: (1.0, name) for fault in inside if fault is not first}
+        explains.pop(first.fault_id, None)
+        share = fsum(sure for sure, _ in explains.values()) / (len(faults) - 1)
+        # a known order goes before: what one of them, or something else, explains needs no common cause
+        unexplained = sum(
+            all(
+                cause not in faults or -order[0] < STRONG
+                for cause, order in graph.causes.get(fault.fault_id, {}).items()
+            )
+            for fault in inside
+        )
+        begins = [on_part[0].first_ms for on_part in shared.on.values()]
+        lasts_ms = max(SHORTEST_MS, max(begins) - min(begins))
+        sure = 1.0 - chance_of(parts - 1, ties.rate_of(row.effect, thing) * lasts_ms / HOUR_MS)
+        what = _PARTS.get(row.of, "nodes")
+        pages = row.pages_from_share is not None and parts / known >= row.pages_from_share
+        yield Candidate(
+            share * min(1.0, parts / known / row.shows_from_share) * unexplained / len(inside) * sure,
+            _component(row.of, thing[2]),
+            first,
+            explains,
+            f"{parts} of {known} {what} of the {KIND[row.of]} at once: {row.reason}",
+            row.tell_apart,
+            Together(thing, f"{parts} {what}", tuple(inside), pages),
+            rank=(0, shared.order, name, thing),
+        )
+
+
+def _reach(roots: Sequence[str], faults: Mapping[str, Fault], ties: Ties) -> _Explained:
+    """All that some faults explain, directly or by way of others, within their group.
+
+    The weight of a chain is that of its weakest link.
+    """
+    found: _Explained = {}
+    front = [(root, 1.0) for root in roots]
+    begins = set(roots)
+    while front:
+        at, so_far = front.pop()
+        for effect, sure, name in ties.effects(at):
+            weight = min(so_far, sure)
+            known = found.get(effect, _NOT_AT_ALL)
+            if effect in faults and effect not in begins and (weight, name) > known:
+                found[effect] = (weight, name)
+                if weight > known[0]:
+                    front.append((effect, weight))
+    return found
+
+
+def _standing(fault: Fault) -> tuple[object, ...]:
+    """The order among faults that explain as much: the worse, the first, the one with the most to do."""
+    return (
+        -SEVERITIES.index(fault.severity),
+        fault.first_ms,
+        -ACTIONS.index(fault.action),
+        fault.component,
+        fault.fault_id,
     )
-    return _Root(fault, fault.component, fault.component_kind, explains, reason)
 
 
-def _common_cause(
-    faults: Mapping[str, Fault], graph: Graph, common_causes: Sequence[CommonCause], topology: Topology
-) -> _Root | None:
-    """The thing whose members fail together, where there are enough of them."""
-    newest_first = sorted(faults.values(), key=lambda fault: (fault.first_ms, fault.fault_id), reverse=True)
-    for row in common_causes:
-        found = [fault for fault in newest_first if fault.fault_class == row.effect]
-        inside: dict[tuple[str, str], list[Fault]] = {}
-        for fault in found:
-            if name := topology.name_of(row.of, fault.node, fault.rack):
-                inside.setdefault((fault.site, name), []).append(fault)
-        for (site, name), failing in sorted(inside.items()):
-            # a member that came back and failed again is still one
-            members = len({fault.component if row.of == "node" else fault.node for fault in failing})
-            if members < row.at_least or (row.all_inside and len(failing) < len(found)):
-                continue
-            known = max(topology.size(row.of, site, name), members)
-            if members / known >= row.at_least_share:
-                first = min(failing, key=lambda fault: (fault.first_ms, fault.component))
-                what = "GPUs" if row.of == "node" else "nodes"
-                reason = f"{members} of {known} {what} of the {_KINDS[row.of]} at once: {row.reason}"
-                explains = {fault.fault_id: (1.0, row.name) for fault in failing if fault is not first}
-                for fault in failing:  # and what each of them explains
-                    explains = graph.reach(fault.fault_id) | explains
-                explains.pop(first.fault_id, None)
-                component = {"node": node_id, "rack": rack_id}.get(row.of, partial(device_id, "pdu"))(name)
-                together = _Together(row.of, name, f"{members} {what}", len(failing))
-                return _Root(first, component, row.of, explains, reason, together)
-    return None
+def _component(of: Of, name: str) -> str:
+    kind = "switch" if of == "leaf_switch" else of
+    return {"node": node_id, "rack": rack_id}.get(of, partial(device_id, kind))(name)
 
 
-def _action(root: _Root) -> str:
-    return "check_hardware" if root.together else root.fault.action
+def _chance(faults: Mapping[str, Fault], ties: Ties, topology: Topology) -> float:
+    """How likely so many faults of these classes begin so close together on what they share, by the base rates."""
+    members = list(faults.values())
+    begins = [fault.first_ms for fault in members]
+    hours = max(SHORTEST_MS, max(begins) - min(begins)) / HOUR_MS
+    thing = _narrowest(members, topology)
+    mean = fsum(ties.rate_of(name, thing) for name in sorted({fault.fault_class for fault in members})) * hours
+    return chance_of(len(members) - 1, mean)
 
 
-def _member(fault: Fault, role: str, because: str) -> Member:
-    return Member(
-        fault_id=fault.fault_id,
-        component=fault.component,
-        fault_class=fault.fault_class,
-        code=fault.code,
-        role=role,
-        because=because,
-    )
+def _narrowest(members: Sequence[Fault], topology: Topology) -> Thing | None:
+    """The smallest thing that holds them all; None where they are at several sites."""
+    first = members[0]
+    if any(fault.site != first.site for fault in members):
+        return None
+    ways: tuple[Of, ...] = ("node", "nvlink_domain", "pdu", "leaf_switch", "rack")
+    for of in ways:
+        name = _shares(of, first, topology)
+        if name is not None and all(_shares(of, fault, topology) == name for fault in members):
+            return thing_of(of, first.site, name)
+    return thing_of("site", first.site, first.site)
 
 
-def _title(root: _Root, others: int, catalog: Catalog) -> str:
-    fault = root.fault
-    known = catalog.faults.get(fault.fault_class)
-    what = known.title if known else fault.fault_class
-    if fault.code is not None:
-        what += f" ({'SXid' if fault.component_kind == 'nvswitch' else 'XID'} {fault.code})"
-    if root.together:
-        where = f"{_KINDS[root.together.of]} {root.together.name}, {root.together.members}"
-        others -= root.together.faults - 1
-    elif root.kind == "gpu":
-        where = f"GPU {fault.gpu or fault.pci or 'unknown'} in {fault.node}"
-    elif root.kind == "node":
-        where = f"node {fault.node}"
-    else:
-        where = fault.component
-    rest = f", {others} symptom{'s' if others > 1 else ''}" if others else ""
-    return f"{what}: {where}{rest}"
+def _shares(of: Of, fault: Fault, topology: Topology) -> str | None:
+    return topology.shared(of, component=fault.component, gpu=fault.gpu, node=fault.node, rack=fault.rack)

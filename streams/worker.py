@@ -24,12 +24,22 @@ from schemas.catalog import load
 from schemas.catalog.causes import causes
 from schemas.catalog.metrics import watch_list
 from schemas.codec import SingleObjectCodec
-from schemas.topics import ANOMALIES, COUNTERS, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, SAMPLES, STREAMS_STATE
+from schemas.topics import (
+    ANOMALIES,
+    COUNTERS,
+    DEAD_LETTERS,
+    EVENTS,
+    FAULTS,
+    INCIDENTS,
+    SAMPLES,
+    STREAMS_STATE,
+    VERDICTS,
+)
 from streams import metrics
 from streams.delivery import LARGEST_BYTES, Delivery, persistently
 from streams.inventory import InventoryWatch
 from streams.partitions import CounterPartition, FaultPartition, IncidentPartition, Outcome, SamplePartition
-from streams.readback import InventoryFeed, Reader
+from streams.readback import InventoryFeed, Reader, partition_of
 from streams.samples import Message, Rejected
 from streams.settings import StreamsSettings
 from streams.topology import Topology
@@ -76,7 +86,7 @@ class Worker:
         self.app = self._build_app(data_dir, name)
         self._topics = {
             topic: self.app.topic(topic, key_serializer="raw", value_serializer="raw")
-            for topic in (*_INPUTS, INCIDENTS, DEAD_LETTERS, STREAMS_STATE)
+            for topic in (*_INPUTS, INCIDENTS, VERDICTS, DEAD_LETTERS, STREAMS_STATE)
         }
         self._delivery = Delivery(self._topics, self._codec)
         self._register()
@@ -247,9 +257,11 @@ class Worker:
         """What is held of a partition of evidence, read back first where nothing is. The caller has its lock."""
         if partition not in self._faults:
             memory, ends = await asyncio.to_thread(self._memory, partition, EVENTS, ANOMALIES)
+            spread = await asyncio.to_thread(self._partitions, EVENTS)
             self._faults[partition] = FaultPartition(
-                self._settings, self._catalog, causes(), self._topology, self._codec, memory, ends, _now_ms()
-            )
+                self._settings, self._catalog, causes(), self._topology, self._codec, memory, ends, _now_ms(),
+                owns=lambda rack: partition_of(rack, spread) == partition,
+            )  # fmt: skip
         return self._faults[partition]
 
     async def _incident_partition(self, partition: int) -> IncidentPartition:
@@ -268,6 +280,13 @@ class Worker:
         finally:
             reader.close()
 
+    def _partitions(self, topic: str) -> int:
+        reader = Reader(self._bootstrap)
+        try:
+            return reader.partitions(topic)
+        finally:
+            reader.close()
+
     async def _on_timer(self) -> None:
         """Time goes on for faults and incidents, also where nothing comes."""
         for topic, partition in sorted(self._assigned):
@@ -283,6 +302,9 @@ class Worker:
                 await self._deliver(partition, held.advance(_now_ms()))
                 gauge = metrics.OPEN_INCIDENTS if topic == FAULTS else metrics.OPEN_FAULTS
                 gauge.labels(partition).set(len(held))
+                if isinstance(held, FaultPartition):
+                    for (kind, health), count in held.health.items():
+                        metrics.COMPONENTS.labels(partition, kind, health).set(count)
 
     async def _timed(self, topic: str, partition: int) -> FaultPartition | IncidentPartition:
         if topic == FAULTS:
@@ -306,6 +328,8 @@ class Worker:
         async with self._following:
             for partition, offset, arrived_ms, record in await asyncio.to_thread(self._inventory.follow):
                 self._topology.learn(record)
+                for held in self._faults.values():
+                    held.learnt(record)
                 self._watch.take(partition, offset, arrived_ms, record)
 
     async def _on_inventory(self) -> None:
@@ -398,6 +422,8 @@ class Worker:
             held[topic].pop(partition, None)
             if topic in gauges:
                 gauges[topic].remove(partition)  # whose number it is now is another's to say
+            if topic == EVENTS:
+                metrics.COMPONENTS.remove_by_labels({"partition": str(partition)})
 
     async def serve(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Work until `stop` is set. Raises what crashed the app."""

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pymodbus import FramerType
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -60,9 +61,11 @@ class ModbusDevices:
         devices: Mapping[int, Sequence[SimData]],
         *,
         simulated: Sequence[SimDevice] = (),
+        address: str = "127.0.0.1",
         port: int = 0,
         path: str | None = None,
     ) -> None:
+        self._address = address
         self._devices = [SimDevice(unit, simdata=list(data)) for unit, data in devices.items()] + list(simulated)
         self._units = {one.id for one in self._devices}
         self.port = port or free_port()
@@ -105,7 +108,7 @@ class ModbusDevices:
                 self._devices, port=self._path, framer=FramerType.RTU, baudrate=115200, **options
             )
         else:
-            self._server = ModbusTcpServer(self._devices, address=("127.0.0.1", self.port), **options)
+            self._server = ModbusTcpServer(self._devices, address=(self._address, self.port), **options)
         await self._server.serve_forever(background=True)
 
     def _mute(self, sending: bool, packet: bytes) -> bytes:
@@ -155,6 +158,17 @@ def serial_line() -> Iterator[tuple[str, str]]:
         thread.join(5)
         for descriptor in (*(one for end in ends for one in end), stop_read, stop_write):
             os.close(descriptor)
+
+
+def _loopback_knows_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _loopback_knows_ipv6(), reason="the loopback of this machine has no IPv6 (::1)")
 
 
 def free_port() -> int:
@@ -208,6 +222,7 @@ class RedfishService:
         password: str = "",
         sessions: bool = True,
         certificate: tuple[Path, Path] | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.documents = documents
         self.asked: list[str] = []
@@ -215,13 +230,16 @@ class RedfishService:
         self.logins = 0
         self._user, self._password, self._sessions = user, password, sessions
         handler = type("Handler", (_Answers,), {"service": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = type("Server", (ThreadingHTTPServer,), {"address_family": family})
+        self._server = kind((address, 0), handler)
         self._server.daemon_threads = True
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self._server.server_port}"
+        host = f"[{address}]" if ":" in address else address
+        self.url = f"{'https' if certificate else 'http'}://{host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 

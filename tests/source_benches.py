@@ -18,10 +18,8 @@ import pynvml
 
 from producers.discovery import GpuIdentity, InventorySource, Roster
 from producers.kernel_log.source import KernelLogSource
-from producers.nvml import NvmlSource
-from producers.nvml_counters import NvmlCountersSource
-from producers.nvml_interface import Watch, Xid
-from producers.nvml_xids import NvmlXidSource
+from producers.nvml import NvmlCountersSource, NvmlSource, NvmlXidSource
+from producers.nvml.interface import Watch, Xid
 from producers.settings import AgentSettings
 from producers.simulate.nvml import SimulatedNvml
 from producers.source import Origin, Source

@@ -73,7 +73,7 @@ def page(records: Sequence[Record], settings: AgentSettings) -> Group:
     parts: list[RenderableType] = [Text(about)]
     for kind, show in _SHOWN.items():
         parts += show([record for record in records if isinstance(record, kind)])
-    silent = [name for kind, name in _MISSING.items() if not any(isinstance(record, kind) for record in records)]
+    silent = [name for name, shows in _SOUGHT.items() if not any(map(shows, records))]
     if silent:
         parts.append(Text(f"Nothing was found of: {', '.join(silent)}.", style="dim"))
     if "rack" not in settings.model_fields_set:
@@ -161,10 +161,16 @@ _SHOWN: Mapping[type[Record], Callable[[Any], Iterable[RenderableType]]] = {
     FacilitySample: _devices,
     InventoryRecord: _inventory,
 }
-_MISSING: Mapping[type[Record], str] = {
-    GpuSample: "GPUs (no NVIDIA driver, or no GPU)",
-    FacilitySample: "PDUs, cooling and management controllers (agent.facility names them)",
+_SOUGHT: Mapping[str, Callable[[Record], bool]] = {
+    "GPUs (no NVIDIA driver, or no GPU)": lambda record: isinstance(record, GpuSample),
+    "InfiniBand and RoCE ports (no such card, or no driver for it)": lambda record: (
+        isinstance(record, NodeSample) and bool(record.ports)
+    ),
+    "PDUs, cooling and management controllers (agent.facility names them)": lambda record: isinstance(
+        record, FacilitySample
+    ),
 }
+"""What a node may lack, and which record shows that it does not."""
 
 
 def _by_gpu(

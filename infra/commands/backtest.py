@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 SCORE, ALARM = "anomaly_score", "alarm"
 _TIME = "timestamp"
-_SECONDS_BELOW = 1e11
-"""A number below this is seconds since 1970, above it milliseconds: the year 5138, or 1973."""
+_PER_SECOND = ((1e11, 1), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))
+"""A number below 10^11 is seconds since 1970 (until the year 5138), below 10^14 milliseconds (from 1973 on), below
+10^17 microseconds, else nanoseconds."""
+_LATEST_MS = 253_402_300_800_000
+"""The year 10000: further on there are no dates."""
 _SHOWN = 20
 
 
@@ -48,10 +51,10 @@ def backtest(
 ) -> None:
     """Try the scoring of plain time series on history.
 
-    Timestamps are ISO 8601 (UTC where no zone is told), or seconds or milliseconds since 1970, in any order; an empty
-    cell was not read. Out come all columns, anomaly_score for the row, anomaly_score_COLUMN for each value, 0 to 1, and
-    alarm. A score does not depend on later rows, but for those of the training part. From 0.5 on it is an alarm; the
-    alarms are printed as well.
+    Timestamps are ISO 8601 (UTC where no zone is told), or seconds, milli-, micro- or nanoseconds since 1970, in any
+    order; an empty cell was not read, and NaN is the same. Out come all columns, anomaly_score for the row,
+    anomaly_score_COLUMN for each value, 0 to 1, and alarm. A score does not depend on later rows, but for those of the
+    training part. From 0.5 on it is an alarm; the alarms are printed as well.
 
     [dim]fleetpulse backtest --input history.csv --output scores.csv[/]
     [dim]fleetpulse backtest --input labelled.csv --ignore Label --detector level --output scores.parquet[/]
@@ -172,13 +175,14 @@ def _times_ms(path: Path, column: pl.Series) -> list[int]:
 def _time_ms(path: Path, name: str, row: int, cell: object) -> int:
     try:
         number = float(cast("float", cell))
-        if not math.isfinite(number):
-            return _no_time(path, name, row, cell)
-        return round(number * 1000) if abs(number) < _SECONDS_BELOW else round(number)
     except (TypeError, ValueError):
         pass
+    else:
+        per_second = next((scale for below, scale in _PER_SECOND if abs(number) < below), math.nan)
+        at_ms = number / per_second * 1000
+        return round(at_ms) if abs(at_ms) < _LATEST_MS else _no_time(path, name, row, cell)
     try:
-        moment = datetime.fromisoformat(str(cell).strip())
+        moment = datetime.fromisoformat(str(cell).strip().replace("/", "-"))
     except ValueError:
         return _no_time(path, name, row, cell)
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
@@ -187,7 +191,8 @@ def _time_ms(path: Path, name: str, row: int, cell: object) -> int:
 def _no_time(path: Path, name: str, row: int, cell: object) -> int:
     what = "is empty" if cell is None else f"{cell!r} is no time"
     raise OperatorError(
-        f"{path}, row {row + 1}, column {name}: {what}; wanted ISO 8601, or seconds or milliseconds since 1970"
+        f"{path}, row {row + 1}, column {name}: {what}; wanted ISO 8601, or seconds (milli-, micro-, nanoseconds) "
+        "since 1970"
     )
 
 

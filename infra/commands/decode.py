@@ -44,6 +44,12 @@ def kernel_log(
         int | None,
         typer.Option(help="When the machine booted (UTC milliseconds): gives stamps such as [123.456] their time."),
     ] = None,
+    node: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="The node that the log is of; each object then says so, for `replay events`."
+        ),
+    ] = "",
     driver: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +63,7 @@ def kernel_log(
 
     Each object has at least line, kind (xid, sxid, fallen_off_bus, gpu_map, link_flap, …), code (the XID or SXid), pci,
     gpu (serial, once the log named it), action and severity by the catalogue, event_ms and raw. What a line does not
-    tell is null. Lines that tell nothing about hardware print nothing.
+    tell is null. Lines that tell nothing about hardware print nothing. `fleetpulse replay` tells what comes of them.
 
     [dim]fleetpulse decode kernel-log /var/log/kern.log[/]
     [dim]dmesg --follow --time-format iso | fleetpulse decode kernel-log -[/]
@@ -78,10 +84,10 @@ def kernel_log(
     counts: Counter[str] = Counter()
     try:
         if file == "-":
-            _print_events(sys.stdin.buffer, sys.stdout.buffer, entries, decoder, counts, at_once=True)
+            _print_events(sys.stdin.buffer, sys.stdout.buffer, entries, decoder, counts, node, at_once=True)
         else:
             with open_log(Path(file)) as stream:
-                _print_events(stream, sys.stdout.buffer, entries, decoder, counts, at_once=False)
+                _print_events(stream, sys.stdout.buffer, entries, decoder, counts, node, at_once=False)
     except BrokenPipeError:
         # The reader has seen enough (`| head`); Python would complain once more while it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,12 +100,20 @@ def kernel_log(
 
 
 def _print_events(
-    stream: BinaryIO, out: BinaryIO, entries: Catalog, decoder: Decoder, counts: Counter[str], *, at_once: bool
+    stream: BinaryIO,
+    out: BinaryIO,
+    entries: Catalog,
+    decoder: Decoder,
+    counts: Counter[str],
+    node: str,
+    *,
+    at_once: bool,
 ) -> None:
     """Write an object per event as it is found; `at_once` flushes each, for a log that is still being written."""
     from producers.kernel_log import numbered
 
     encoder = msgspec.json.Encoder()
+    named = {"node": node} if node else {}
     pending: list[bytes] = []
     size = 0
     try:
@@ -110,6 +124,7 @@ def _print_events(
                 text = encoder.encode(
                     {
                         "line": event.line,
+                        **named,
                         "kind": event.kind,
                         "code": event.code,
                         "pci": event.pci,

@@ -22,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
 )
-_DEFAULT_PORT = 502
 
 
 @app.command("read")
@@ -31,7 +30,9 @@ def read(
     register_map: Annotated[
         str, typer.Option("--map", help="A register map: the name of one that ships, or the path of a .toml file.")
     ],
-    host: Annotated[str | None, typer.Option(metavar="HOST[:PORT]", help="Modbus over TCP.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST[:PORT]", help="Modbus over TCP; an IPv6 address as [fd00::7]:502.")
+    ] = None,
     serial: Annotated[str | None, typer.Option(metavar="PATH", help="Modbus RTU: the serial device.")] = None,
     unit: Annotated[int, typer.Option(min=0, max=255, help="The unit id (slave address).")] = 1,
     baud: Annotated[int, typer.Option(help="Bits per second of the serial line.")] = 9600,
@@ -105,15 +106,14 @@ def check(
 def _device(loaded: RegisterMap, register_map: str, host: str | None, rest: dict[str, object]) -> ModbusDevice:
     from pydantic import ValidationError
 
-    from producers.facility.settings import ModbusDevice
+    from producers.facility.settings import ModbusDevice, split_host
 
-    port = _DEFAULT_PORT
-    if host is not None and host.count(":") == 1:
-        host, _, given = host.partition(":")
-        if not given.isdecimal():
-            raise MisuseError(f"--host: found port {given!r}; it is a number, as in 10.0.7.12:502")
-        port = int(given)
-    given_all = {"name": "commissioning", "kind": loaded.kind, "map": register_map, "host": host, "port": port, **rest}
+    if host is not None:
+        try:
+            split_host(host)
+        except ValueError as error:
+            raise MisuseError(f"--host: {error}") from error
+    given_all = {"name": "commissioning", "kind": loaded.kind, "map": register_map, "host": host, **rest}
     try:
         return ModbusDevice.model_validate(given_all)
     except ValidationError as error:

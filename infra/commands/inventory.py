@@ -41,7 +41,7 @@ def check(file: _FILE) -> None:
 
     [dim]fleetpulse inventory check fleet.yaml[/]
     """
-    inventory = _load(file)
+    inventory = load_file(file)
     print(_summary(file, inventory))
     for site, racks, nodes, gpus in _by_site(inventory):
         print(f"  {site}: {_number(racks, 'rack')}, {_number(nodes, 'node')}, {_number(gpus, 'GPU')}")
@@ -64,7 +64,7 @@ def load(
 
     settings = _options(context).settings()
     observe.configure_logging("inventory", level="warning", json_lines=settings.observe.json_lines)
-    inventory = _load(file)
+    inventory = load_file(file)
     kafka = addresses.kafka_client(settings)
     now_ms = time.time_ns() // 1_000_000
     before = compare.standing(topic.read(kafka))
@@ -114,7 +114,8 @@ def show(
     _print_components({key: known[key] for key in chosen})
 
 
-def _load(file: Path) -> Inventory:
+def load_file(file: Path) -> Inventory:
+    """A declared inventory. Raises `OperatorError` once every problem is told, `MisuseError` where it is not there."""
     from producers.inventory import InventoryError, load
 
     try:

@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from infra import addresses
 from infra.errors import MisuseError, OperatorError
@@ -98,7 +99,7 @@ def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
         number = any(isinstance(row[place], (int, float)) for row in rows)
         shown.add_column(escape(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(cell(value)) for value in row))
+        shown.add_row(*(Text(cell(value)) for value in row))  # as it is: 0000:ab:00 is no emoji
     return shown
 
 
@@ -108,7 +109,7 @@ def _show(names: Sequence[str], rows: Sequence[Sequence[Any]], layout: str) -> N
         for number, row in enumerate(rows[:_MOST_ROWS], start=1):
             console.print(f"[dim]row {number}[/]")
             for name, value in zip(names, row, strict=True):
-                console.print(f"  [bold]{escape(name)}[/]: {escape(cell(value))}", soft_wrap=True)
+                console.print(Text.assemble("  ", (name, "bold"), f": {cell(value)}"), soft_wrap=True)
     else:
         # a pipe has no width to fit into
         width = console.width if console.is_terminal else 10_000

@@ -20,11 +20,11 @@ def questions(rows: Sequence[Row]) -> list[Question]:
     """The questions, about the faults of this run."""
     asked = [
         Question(
-            "Which GPU is unhealthy now, and why?",
-            "SELECT gpu, node, fault_class, action, reason\n"
-            "FROM fault_history\n"
-            "WHERE state != 'cleared' AND severity = 'critical' AND gpu IS NOT NULL\n"
-            "ORDER BY first_at LIMIT 6",
+            "Which GPUs are unhealthy now, why, and may they be rented out?",
+            "SELECT gpu, node, health, rentable, action, why[1] AS reason\n"
+            "FROM verdicts\n"
+            "WHERE component_kind = 'gpu' AND health IN ('unhealthy', 'degraded')\n"
+            "ORDER BY since_at LIMIT 6",
         )
     ]
     lost = next((row.injected for row in rows if row.injected.gpu), None)

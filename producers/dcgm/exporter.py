@@ -32,6 +32,8 @@ FP64_BLANKS = range(2**47, 2**47 + 16)
 _STRING_BLANK = "<<<"
 """`<<<NULL>>>`, `<<<NOT_SUPPORTED>>>`: the same in labels."""
 _LINE_CHARS = 1 << 16
+_HELD = 1000
+"""So many unreadable lines wait for the first one of DCGM's."""
 _DEFINITION = re.compile(r"DCGM_\w+ *, *(?:gauge|counter|label|histogram|summary) *,", re.IGNORECASE)
 """A line of the exporter's own list of fields: no value, and no fault either."""
 _WHERE = {
@@ -150,7 +152,9 @@ def decode(lines: Iterable[tuple[int, str]], node: str = "") -> Iterator[Decoded
     """The readings of numbered lines, page by page; never raises. `node` counts where no label names the host."""
     page: dict[tuple[str, ...], _Group] = {}
     seen: set[object] = set()
-    last, found, told = 0, False, False
+    last, found = 0, False
+    held: list[Unreadable] = []
+    """What could not be read before the first line of DCGM's: of a file that is no page, that alone is told."""
     for last, raw in lines:
         line = raw.strip()
         if line.startswith("#"):
@@ -164,12 +168,17 @@ def decode(lines: Iterable[tuple[int, str]], node: str = "") -> Iterator[Decoded
             continue
         sample = _sample(line)
         if isinstance(sample, str):
-            told = True
-            yield Unreadable(place=f"line {last}", what="a value of dcgm-exporter", reason=sample)
+            held.append(Unreadable(place=f"line {last}", what="a value of dcgm-exporter", reason=sample))
+            if found or len(held) == _HELD:
+                yield from held
+                held.clear()
             continue
         if not sample.name.lower().startswith("dcgm_"):
             continue
-        found = True
+        if not found:
+            found = True
+            yield from held
+            held.clear()
         mark = (sample.name, *sorted(sample.labels.items()))
         if mark in seen:
             yield from _page(page, node)
@@ -177,7 +186,7 @@ def decode(lines: Iterable[tuple[int, str]], node: str = "") -> Iterator[Decoded
         seen.add(mark)
         page.setdefault(_key(sample.labels), _Group(last)).take(sample)
     yield from _page(page, node)
-    if not found and not told:
+    if not found:
         place = f"line {max(last, 1)}"
         yield Unreadable(place=place, what="a page of dcgm-exporter", reason="no line with a DCGM_FI_… field in it")
 

@@ -230,7 +230,7 @@ class Bus:
             client.socket = socket.create_connection((host, line.port), timeout=self._timeout_s)
         except OSError as error:
             raise DeviceError(
-                f"connecting to {host}:{line.port}: {_reason(error)}; is the device on, Modbus enabled on it, and the "
+                f"connecting to {line.bus}: {_reason(error)}; is the device on, Modbus enabled on it, and the "
                 "address right?"
             ) from error
         return client

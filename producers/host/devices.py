@@ -39,6 +39,11 @@ class Link(NamedTuple):
     enabled: bool | None
     """Whether it is switched on."""
     speed_mbps: float | None
+    card: str | None = None
+    """The port that it is the interface of, whatever it is called: the card's place on its bus and the port's number on
+    the card. None for a bond.
+    """
+    bond: bool = False
 
 
 def disks(sys: Path, names: Iterable[str]) -> list[str]:
@@ -76,7 +81,14 @@ def link(sys: Path, name: str) -> Link:
     up = None if state is None else state in {"up", "dormant"}
     speed = _text(path / "speed") if up else None
     known = speed is not None and re.fullmatch(r"[1-9][0-9]{0,9}", speed) and int(speed) < 2**31 - 1
-    return Link(up=up, enabled=enabled, speed_mbps=float(speed) if speed and known else None)
+    return Link(up, enabled, float(speed) if speed and known else None, _card(path), os.path.lexists(path / "bonding"))
+
+
+def _card(path: Path) -> str | None:
+    try:
+        return f"{(path / 'device').readlink().name} port {_text(path / 'dev_port') or 0}"
+    except OSError:
+        return None
 
 
 def cpu_sensors(sys: Path) -> list[Path]:

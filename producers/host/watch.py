@@ -21,8 +21,8 @@ _GIB = 2**30
 _MISSED = 2
 """An interface that is not there in so many reads in a row is gone: while it is renamed one read may not find it."""
 _REMEMBERED_S = 7 * 86_400.0
-"""An interface that is gone for so long is forgotten: a card that was taken out or renamed is no trouble for ever, and
-one that fell off is seen to within a week. Until then it is told as long as it is gone, and its return ends it.
+"""An interface that is gone for so long is forgotten: a card that was taken out is no trouble for ever, and one that
+fell off is seen to within a week. Until then it is told as long as it is gone, and its return ends it.
 """
 
 
@@ -44,6 +44,8 @@ class Usage(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Interface:
+    card: str | None
+    bond: bool
     had_link: bool = False
     missed: int = 0
     gone_since: float | None = None
@@ -135,10 +137,18 @@ class HostWatch:
             yield Finding("memory_thrashing", f"The host stalls for want of memory: {said}.", details)
 
     def _networks(self, links: Mapping[str, Link], now_s: float) -> Iterator[Finding]:
+        there: dict[str | None, str] = {link.card: name for name, link in links.items() if link.card is not None}
         for name in [known for known in self._interfaces if known not in links]:
-            yield from self._missing(name, self._interfaces[name], now_s)
+            interface = self._interfaces[name]
+            now = there.get(interface.card)
+            if now is not None and now not in self._interfaces:
+                yield from self._renamed(name, now, interface)
+            elif interface.bond or now is not None:
+                yield from self._removed(name, interface)
+            else:
+                yield from self._missing(name, interface, now_s)
         for name, link in links.items():
-            interface = self._interfaces.setdefault(name, _Interface())
+            interface = self._interfaces.setdefault(name, _Interface(link.card, link.bond))
             interface.missed, interface.gone_since = 0, None
             if link.up is None or not (link.up or interface.had_link):
                 continue
@@ -154,6 +164,23 @@ class HostWatch:
             elif turn:
                 text = f"{name} has no link: look at its cable, its transceiver and the switch port."
                 yield Finding("network_down", text, self._about(name) | {"state": "down"})
+
+    def _renamed(self, name: str, now: str, interface: _Interface) -> Iterator[Finding]:
+        """The same port under another name: udev, a driver that was loaded again, `ip link set … name`."""
+        del self._interfaces[name]
+        self._interfaces[now] = _Interface(interface.card, interface.bond, interface.had_link)
+        if interface.down.stands:  # what is wrong with it is told under its new name from here on
+            yield Finding("link_up", f"{name} is called {now} now.", self._about(name))
+
+    def _removed(self, name: str, interface: _Interface) -> Iterator[Finding]:
+        """Gone, but no hardware is: a bond, or one of several interfaces of a port that is there."""
+        interface.missed += 1
+        if interface.missed < _MISSED:
+            return
+        del self._interfaces[name]
+        if interface.had_link:
+            text = f"{name} was removed from this node by its network configuration; its hardware is there."
+            yield Finding("network_disabled", text, self._about(name) | {"state": "removed"})
 
     def _missing(self, name: str, interface: _Interface, now_s: float) -> Iterator[Finding]:
         interface.missed += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from producers.kernel_log.generation import (
     generation,
 )
 from producers.kernel_log.lines import COMPRESSED
+from producers.kernel_log.notify import FileWatch
 
 log = structlog.get_logger()
 
@@ -43,9 +45,13 @@ class FileFollower:
         """What is being read, and what comes after it."""
         self._listing: frozenset[tuple[str, int]] = frozenset()
         """The files beside ours when it was looked for rotated ones last, by name and inode."""
+        self._watch = _watch(path)
+        self._told = False
+        """The kernel tells when the file that was read last changes."""
 
     def read(self, limit_bytes: int, limit_lines: int | None = None) -> list[SourceLine]:
         """What is new, at most about `limit_bytes` of it, and at most `limit_lines`."""
+        self._told = self._watch is not None and self._watch.renew()
         if not self._generations:
             self._listing = _listing(self._path)
             self._generations = self._first()
@@ -64,6 +70,11 @@ class FileFollower:
             self._generations[1].previous = file.last_name()
             self._generations.pop(0).close()
 
+    def ear(self) -> int | None:
+        """What can be read as soon as there is more than `read` gave; None where only looking tells."""
+        is_alone = len(self._generations) == 1 and self._generations[0].is_done()
+        return self._watch.descriptor if self._watch is not None and self._told and is_alone else None
+
     def position(self) -> FilePosition | None:
         """Up to where everything was given; None before anything was."""
         return self._generations[0].position() if self._generations else self._resume
@@ -71,6 +82,9 @@ class FileFollower:
     def close(self) -> None:
         """Let go of the file."""
         self._resume = self.position()
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         while self._generations:
             self._generations.pop().close()
 
@@ -158,6 +172,13 @@ class FileFollower:
                 found[0].offset = position.offset
                 return found
         return []
+
+
+def _watch(path: Path) -> FileWatch | None:
+    """None where the kernel gives none: a user may have so many only (`fs.inotify`)."""
+    with suppress(OSError, AttributeError):
+        return FileWatch(path)
+    return None
 
 
 def _from(files: list[list[Path]], position: FilePosition) -> list[Generation]:

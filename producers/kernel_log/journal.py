@@ -68,6 +68,12 @@ class JournalReader:
             self._fetch(self._running(), LINE_BYTES)
         return len(self._waiting) >= count
 
+    def ear(self) -> int | None:
+        """What can be read as soon as there is more than `read` gave; None where only looking tells."""
+        if self._process is None or self._process.stdout is None or self._waiting:
+            return None
+        return self._process.stdout.fileno()
+
     def close(self) -> None:
         """End `journalctl`; what was read and not given is read again the next time."""
         process, self._process = self._process, None

@@ -55,6 +55,10 @@ class KmsgReader:
             lines.append(self._line(data))
         return lines
 
+    def ear(self) -> int | None:
+        """What can be read as soon as there is more than `read` gave; None where only looking tells."""
+        return self._descriptor
+
     def close(self) -> None:
         """Let go of the device."""
         if self._descriptor is not None:

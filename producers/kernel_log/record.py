@@ -86,7 +86,7 @@ def events_of_lines(
         for ordinal, event in enumerate(decoder.feed(number, raw)):
             yield hardware_event(
                 event,
-                event_id=stable_id(node, SOURCE, "replay", number, ordinal, raw),
+                event_id=stable_id(node, SOURCE, "replay", number, ordinal, event.raw),
                 origin=origin,
                 catalog=catalog,
                 observed_ms=now_ms,

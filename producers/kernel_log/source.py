@@ -161,6 +161,17 @@ class KernelLogSource:
             raise errors[0] if len(errors) == 1 else KernelLogError("; ".join(map(str, errors)))
         return events
 
+    def ears(self) -> list[int]:
+        """After a read that gave nothing: what can be read as soon as there is more. Empty where only looking tells."""
+        found = [self._ear(each) for each in self._inputs]
+        return [] if None in found else [ear for ear in found if ear is not None]
+
+    def _ear(self, each: _Input) -> int | None:
+        # what waits for its summary, or has to be read again, needs the clock
+        if each.reader is None or each.again is not None or each.storms.snapshot():
+            return None
+        return each.reader.ear()
+
     def commit(self) -> None:
         """Note on disk that everything given so far has been handed over.
 

@@ -19,11 +19,11 @@ from producers.discovery import GpuIdentity, Roster, normal_serial, without_shar
 from producers.kernel_log import numbered
 from producers.nvidia_smi.reading import GpuEvent, GpuReading, Value, decode
 from producers.nvidia_smi.run import NvidiaSmi, NvidiaSmiError
-from producers.nvml_conditions import Complaints, Conditions, News
-from producers.nvml_conditions import Value as Entry
-from producers.nvml_counter_table import WORDS
-from producers.nvml_counters import counters_record
-from producers.nvml_metrics import COLUMNS, THROTTLE
+from producers.nvml.conditions import Complaints, Conditions, News
+from producers.nvml.conditions import Value as Entry
+from producers.nvml.counter_table import WORDS
+from producers.nvml.counters import counters_record
+from producers.nvml.metric_table import COLUMNS, THROTTLE
 from producers.source import Origin
 from producers.unreadable import Unreadable
 from schemas.catalog import Catalog

@@ -27,6 +27,13 @@ _COUNTED = (
     "nvlink_recoveries_failed", "throttled_sw_power_cap_us", "throttled_sw_thermal_us", "throttled_hw_thermal_us",
     "throttled_hw_power_brake_us", "energy_joules",
 )  # fmt: skip
+LINK_COUNTERS = {
+    "nvlink_crc_flit_errors": "nvlink_link_crc_flit_errors",
+    "nvlink_replays": "nvlink_link_replays",
+    "nvlink_recoveries": "nvlink_link_recoveries",
+    "nvlink_recoveries_failed": "nvlink_link_recoveries_failed",
+}
+"""The counters of a GPU that are sums over its NVLinks, and the columns that have them by link."""
 _FOR_LIFE = frozenset(name for name in _COUNTED if "aggregate" in name or "remap" in name)
 """Kept in the board's own memory; the others begin anew when the driver is loaded."""
 _THROTTLED = {
@@ -47,12 +54,16 @@ _ORDINARY = {
 
 
 class Counters:
-    """The counters of all GPUs; some 200 bytes a GPU."""
+    """The counters of all GPUs; some 200 bytes a GPU, and 600 more for those of its 18 NVLinks."""
 
     def __init__(self, nodes: Sequence[Node], seed: int) -> None:
         self._rng = np.random.default_rng((seed, 0xC0))
         gpus = [(node, gpu) for node in nodes for gpu in node.gpus]
         self._size = size = len(gpus)
+        self._links = max(node.platform.links for node in nodes)
+        self._of_links: dict[str, Doubles] = {name: np.zeros((size, self._links)) for name in LINK_COUNTERS}
+        # of its own: which link it was changes nothing else in the fleet
+        self._which_link = np.random.default_rng((seed, 0xC1))
         self._totals: dict[str, Doubles] = {name: np.zeros(size) for name in _COUNTED}
         # a fleet has a past: some boards have lived through errors and repairs
         old = self._rng.poisson(self._rng.lognormal(-2.0, 1.8, size)).astype(float)
@@ -91,12 +102,16 @@ class Counters:
         """Growth that is over, and stays."""
         for effect in effects:
             self._totals[effect.name][list(effect.on)] += effect.value
+            if effect.name in LINK_COUNTERS:
+                self._of_links[effect.name][list(effect.on), effect.link] += effect.value
 
     def restart(self, gpus: Sequence[int]) -> None:
         """The driver of these GPUs was loaded anew."""
         for name, values in self._totals.items():
             if name not in _FOR_LIFE:
                 values[list(gpus)] = 0.0
+        for values in self._of_links.values():
+            values[list(gpus)] = 0.0
 
     def read(self, now_s: float, effects: Iterable[Effect], unreadable: Sequence[int]) -> dict[str, Doubles]:
         """All counters now, each of shape (G,), as the contract names them; NaN is not read."""
@@ -105,6 +120,8 @@ class Counters:
             some = self._rng.poisson(rates * days)
             for name in names:
                 self._totals[name] += some
+                if name in LINK_COUNTERS:
+                    self._spread(self._of_links[name], some)
         found = {name: values.copy() for name, values in (self._totals | self._fixed).items()}
         found["energy_joules"] = np.rint(found["energy_joules"])
         for effect in effects:
@@ -116,3 +133,27 @@ class Counters:
         for values in found.values():
             values[list(unreadable)] = np.nan
         return found
+
+    def links(
+        self,
+        now_s: float,
+        effects: Iterable[Effect],
+        down: Iterable[tuple[Sequence[int], int]],
+        unreadable: Sequence[int],
+    ) -> dict[str, Doubles]:
+        """The same by link, as of the last `read`: shape (G, links) each. `down`: GPUs, and which of their links is."""
+        found = {LINK_COUNTERS[name]: values.copy() for name, values in self._of_links.items()}
+        for effect in effects:
+            if effect.channel == "count" and effect.name in LINK_COUNTERS:
+                found[LINK_COUNTERS[effect.name]][list(effect.on), effect.link] += grown(effect, now_s)
+        active = found["nvlink_link_active"] = np.ones((self._size, self._links))
+        for gpus, link in down:
+            active[list(gpus), link] = 0.0
+        for values in found.values():
+            values[list(unreadable)] = np.nan
+        return found
+
+    def _spread(self, of_links: Doubles, some: NDArray[np.int64]) -> None:
+        """Each of a GPU's errors is one of its links', by chance."""
+        gpus = np.repeat(np.arange(self._size), some)
+        np.add.at(of_links, (gpus, self._which_link.integers(self._links, size=len(gpus))), 1.0)

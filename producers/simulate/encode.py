@@ -22,9 +22,11 @@ from schemas.codec import MARKER
 
 _BITS = "throttle_reasons"
 _WIDTHS = {"float": "<f4", "double": "<f8"}
+_PER_LINK, _EMPTY = "per link", "empty"
+"""What else columns may hold than a number for each GPU: a number for each of its NVLinks; what is not simulated."""
 
 Columns = Mapping[str, NDArray[Any]]
-"""Metric to its values over all GPUs."""
+"""Metric to its values over all GPUs, shape (G,), or over their NVLinks too, shape (G, links)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,17 @@ class ColumnEncoder:
         number.
         """
         times: dict[int, bytes] = {}
-        tail = b"" if throttle is not None else _tail(self._record)
+        present = frozenset(columns)
+        links = max((values.shape[1] for values in columns.values() if values.ndim > 1), default=0)
         for size, nodes, numbers in self._groups:
-            block = np.zeros(len(nodes), _layout(self._record, size, frozenset(columns)))
+            block = np.zeros(len(nodes), _layout(self._record, size, links, present))
             for name, values in columns.items():
                 block[f"{name}.count"] = 2 * size  # Avro's zig-zag of a small positive number
-                block[name] = values[numbers]
+                if values.ndim == 1:
+                    block[name] = values[numbers]
+                else:
+                    block[name]["count"] = 2 * links
+                    block[name]["links"] = values[numbers]
             arrays, step = block.tobytes(), block.dtype.itemsize
             bits = None if throttle is None else throttle[numbers]
             for place, node in enumerate(nodes):
@@ -88,7 +95,7 @@ class ColumnEncoder:
                     }  # fmt: skip
                     when = times[id(stamp)] = _fields(self._record, numbered)
                 row = arrays[place * step : (place + 1) * step]
-                end = tail if bits is None else self._encode_bits(bits[place])
+                end = b"" if bits is None else self._encode_bits(bits[place])
                 head = self._head(node, boots[node.number])
                 yield node, b"".join((head, when, self._middle[node.name], row, end))
 
@@ -110,32 +117,28 @@ class ColumnEncoder:
 
 
 def _columns(record: str) -> list[tuple[str, str]]:
-    """The number columns of a record: their names and widths."""
-    found = []
+    """The columns of a record but for the bits: their names, and the width of their numbers, or what else they hold."""
+    found: list[tuple[str, str]] = []
     for field in registry.current(record).canonical["fields"]:
         kind = field["type"]
-        if isinstance(kind, dict) and isinstance(kind["items"], str) and kind["items"] in _WIDTHS:
-            found.append((field["name"], _WIDTHS[kind["items"]]))
+        if not isinstance(kind, dict) or field["name"] in {"gpus", "gpu_index", _BITS}:
+            continue
+        per_link = isinstance(kind["items"], dict) and kind["items"]["items"] == "double"
+        number = _WIDTHS.get(kind["items"]) if isinstance(kind["items"], str) else None
+        found.append((field["name"], _PER_LINK if per_link else number or _EMPTY))
     return found
 
 
 @cache
-def _layout(record: str, size: int, present: frozenset[str]) -> np.dtype[Any]:
-    """The number arrays of a record as Avro lays them out: a count, the items, the end; only the end where empty."""
+def _layout(record: str, size: int, links: int, present: frozenset[str]) -> np.dtype[Any]:
+    """The columns of a record as Avro lays them out: a count, the items, the end; only the end where empty."""
+    of_a_gpu = [("count", "u1"), ("links", "<f8", (links,)), ("end", "u1")]
     fields: list[tuple[Any, ...]] = []
-    for name, width in _columns(record):
+    for name, holds in _columns(record):
         if name in present:
-            fields += [(f"{name}.count", "u1"), (name, width, (size,))]
+            fields += [(f"{name}.count", "u1"), (name, of_a_gpu if holds == _PER_LINK else holds, (size,))]
         fields.append((f"{name}.end", "u1"))
     return np.dtype(fields)
-
-
-@cache
-def _tail(record: str) -> bytes:
-    """What comes after the numbers: arrays of words and of arrays, which the simulation leaves empty."""
-    names = [field["name"] for field in registry.current(record).canonical["fields"]]
-    after = names[names.index(_columns(record)[-1][0]) + 1 :]
-    return bytes(len(after))
 
 
 def _fields(record: str, values: Mapping[str, Any]) -> bytes:

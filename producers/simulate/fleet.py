@@ -63,6 +63,8 @@ class Step:
     """Shape (N,): the same as `sequence` for the records of counters."""
     counts: dict[str, Doubles] | None = None
     """The counters, shape (G,) each, at the ticks at which they are read."""
+    link_counts: dict[str, Doubles] | None = None
+    """Those of each NVLink, shape (G, links) each, at the same ticks."""
     counters_interval_ms: int = 30_000
     mute: frozenset[int] = frozenset()
     """Nodes that send nothing at all."""
@@ -84,7 +86,7 @@ class Step:
         """The counters of all nodes that send, at the ticks at which they are read."""
         if self.counts is None:
             return []
-        columns = {name: values.tolist() for name, values in self.counts.items()}
+        columns = {name: values.tolist() for name, values in (self.counts | (self.link_counts or {})).items()}
         return [self._counts(node, columns) for node in self.nodes]
 
     def stamps(self, sequence: NDArray[np.int64], observed_ms: int) -> list[Stamp]:
@@ -196,7 +198,7 @@ class SimulatedFleet:
         self._break(now, readings, throttle)
         reading_counters = self._every(self._counters_ms)
         self._counters.keep(now.grown)
-        counts = self._counters.read(now_s, now.counts, self._unread(readings)) if reading_counters else None
+        counts, link_counts = self._count(now, now_s, self._unread(readings)) if reading_counters else (None, None)
         self._world.look(now, now_s, readings, self._signals.excess_celsius, counters=reading_counters)
         away = {node.number for node in self.nodes if node.name in silent} if silent else set()
         lines = [*self._script.lines(now_s - step_s, now_s), *now.lines]
@@ -217,10 +219,14 @@ class SimulatedFleet:
             skew_ms=now.skew_ms,
             counts_sequence=self._counts_sequence.copy() if reading_counters else self._counts_sequence,
             counts=counts,
+            link_counts=link_counts,
             counters_interval_ms=self._counters_ms,
             mute=frozenset(away - now.hung),
             moved=tuple(self._jobs.moved),
-            placements=self._placements(tuple(self._jobs.moved), tick_ms),
+            # the first step tells of the jobs that are there already
+            placements=self._placements(
+                tuple(self._jobs.moved if self._tick else range(self._jobs.row_of.size)), tick_ms
+            ),
             hosts=self._hosts(now, frozenset(away - now.hung), readings, tick_ms),
         )
         there = np.ones(len(self.nodes), np.int64)
@@ -240,7 +246,8 @@ class SimulatedFleet:
         """The messages of `step.counters`."""
         if step.counts is not None:
             stamps = step.stamps(step.counts_sequence, observed_ms)
-            yield from self._sending(step, self._counters_encoder.encode(step.counts, None, stamps, step.boots))
+            columns = step.counts | (step.link_counts or {})
+            yield from self._sending(step, self._counters_encoder.encode(columns, None, stamps, step.boots))
 
     def events(self, step: Step, observed_ms: int | None = None) -> list[HardwareEvent]:
         """The events of a step, in the order of their times: what the decoder makes of kernel lines, and reports.
@@ -281,6 +288,11 @@ class SimulatedFleet:
             for values in readings.values():
                 values[now.unreadable] = np.nan
             throttle[now.unreadable] = -1
+
+    def _count(self, now: Now, now_s: float, unread: Sequence[int]) -> tuple[dict[str, Doubles], dict[str, Doubles]]:
+        """The counters of GPUs and of links."""
+        down = [*((effect.on, effect.link) for effect in now.links), *self._script.links_down(now_s)]
+        return self._counters.read(now_s, now.counts, unread), self._counters.links(now_s, now.counts, down, unread)
 
     def _boot(self, now: Now) -> None:
         for number in now.booted:

@@ -198,7 +198,7 @@ class Jobs:
     def _place(self, size: int, usable: Sequence[int]) -> tuple[int, ...]:
         """GPUs for a job: some of one node, or whole nodes side by side as far as there are."""
         whole = [place for place in usable if len(self._free[place]) == len(self._nodes[place])]
-        part = [place for place in usable if place not in set(whole)] if size < 8 else []
+        part = [place for place in usable if len(self._free[place]) != len(self._nodes[place])] if size < 8 else []
         for place in (*part, *whole):
             own = sorted(self._free[place])
             if size < len(self._nodes[place]):

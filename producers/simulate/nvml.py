@@ -1,4 +1,4 @@
-"""A simulated NVML: the interface of `nvml_library.Nvml` over made-up GPUs that can be broken on purpose.
+"""A simulated NVML: the interface of `nvml.interface.Nvml` over made-up GPUs that can be broken on purpose.
 
 For tests and for measuring the agent on a machine without a GPU. The numbers wander a little, so that records have
 the size of real ones.
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import pynvml
 
 from producers.discovery import GpuIdentity
-from producers.nvml_counter_calls import COUNTER_CALLS
-from producers.nvml_interface import Answer, NvmlError, Watch, Xid
+from producers.nvml.counter_calls import COUNTER_CALLS
+from producers.nvml.interface import Answer, NvmlError, Watch, Xid
 
 _HEALTHY: dict[str, tuple[float, ...]] = {
     "temperature": (58,),

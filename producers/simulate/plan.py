@@ -12,7 +12,7 @@ from typing import Literal
 
 from producers.simulate.topology import Gpu, Node
 from producers.simulate.truth import Role
-from schemas.ids import gpu_id, node_id
+from schemas.ids import gpu_id, node_id, nvswitch_id
 
 Channel = Literal[
     # around GPUs, see `signals.Drive`; the value is the factor, or degrees
@@ -91,6 +91,8 @@ class Effect:
     """Whose part it shows: one for all of `on`, or one for each; nobody's where empty."""
     visible: float = 0.0
     """From which size on it shows: degrees, or counts."""
+    link: int = -1
+    """Which NVLink, of what is about one: `links`, and NVLink's counters."""
 
     def share(self, now_s: float) -> float:
         """How much of the value is reached, 0 to 1."""
@@ -114,6 +116,11 @@ class Part:
     def of_gpu(cls, node: Node, gpu: Gpu, begin_s: float, role: Role = "root") -> Part:
         """A GPU's."""
         return cls(gpu_id(gpu.serial), node.name, node.rack, gpu.serial, role, begin_s)
+
+    @classmethod
+    def of_switch(cls, node: Node, pci: str, begin_s: float, role: Role = "symptom") -> Part:
+        """An NVSwitch's, by its PCI address."""
+        return cls(nvswitch_id(node.name, pci), node.name, node.rack, None, role, begin_s)
 
     @classmethod
     def of_node(cls, node: Node, begin_s: float, role: Role = "root") -> Part:

@@ -123,6 +123,11 @@ class Script:
                 self._shows(fault, now_s)
         return silent
 
+    def links_down(self, now_s: float) -> list[tuple[tuple[int], int]]:
+        """GPUs whose links are down, and which link of each."""
+        failed = (fault for fault in self._faults if fault.injection.fault == "nvlink_fails" and fault.holds(now_s))
+        return [((fault.gpu.number,), _LINK) for fault in failed]
+
     def lines(self, from_s: float, to_s: float) -> list[KernelLine]:
         """What kernels say from `from_s` to below `to_s`, in order."""
         first = bisect_left(self._lines, from_s, key=_at_s)

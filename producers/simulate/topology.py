@@ -47,6 +47,8 @@ class Platform:
     """How much warmer a GPU is than the one before it in the air stream."""
     ports: int
     """Fabric ports of a node."""
+    switches: tuple[str, ...]
+    """PCI addresses of its NVSwitches; none where they are in trays of their own, whose kernel is not the node's."""
     domain_is_rack: bool
 
     @property
@@ -73,6 +75,7 @@ PLATFORMS: dict[str, Platform] = {
         slot_celsius=2.5,
         place_celsius=0.4,
         ports=8,
+        switches=("05:00", "06:00", "07:00", "08:00"),
         domain_is_rack=False,
     ),
     "nvl72": Platform(
@@ -92,6 +95,7 @@ PLATFORMS: dict[str, Platform] = {
         slot_celsius=0.8,
         place_celsius=0.3,
         ports=4,
+        switches=(),
         domain_is_rack=True,
     ),
 }

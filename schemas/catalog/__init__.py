@@ -17,38 +17,44 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from schemas.catalog import nvlink5
+from schemas.catalog.classes import (
+    ACTIONS,
+    COMPONENT_KINDS,
+    SEVERITIES,
+    Action,
+    ClearsOn,
+    ComponentKind,
+    FaultClass,
+    Severity,
+)
+from schemas.catalog.ladder import Repair, Step
 from schemas.records import HardwareEvent
 
-Severity = Literal["info", "warning", "critical"]
-Action = Literal[
-    "none",
-    "restart_app",
-    "reset_gpu",
-    "reboot_node",
-    "drain_and_diagnose",
-    "check_hardware",
-    "replace",
-    "contact_support",
-]
-ComponentKind = Literal["gpu", "node", "nvswitch", "port", "pdu", "cooling", "meter", "bmc"]
-ClearsOn = Literal[
-    "anomaly_cleared",  # the detector that raised it says that it is over
-    "gpu_reports",  # a sample with values from this GPU
-    "new_boot",  # the node's boot id changes
-    "recovery_action_none",  # XID 154 with the action None
-    "driver_recovered",  # the event of that kind
-    "source_recovered",  # the event of that kind
-    "operator",  # nobody but a human
+__all__ = [
+    "ACTIONS",
+    "COMPONENT_KINDS",
+    "FILES",
+    "SEVERITIES",
+    "Action",
+    "Catalog",
+    "CatalogError",
+    "ClearsOn",
+    "ComponentKind",
+    "Entry",
+    "FaultClass",
+    "Severity",
+    "Step",
+    "load",
 ]
 
-SEVERITIES: tuple[str, ...] = get_args(Severity)
-"""From least to most severe."""
-ACTIONS: tuple[str, ...] = get_args(Action)
-"""The ladder, from the least to the most intrusive; `contact_support` stands beside it."""
-COMPONENT_KINDS: tuple[str, ...] = get_args(ComponentKind)
-
-FILES = {"xid": "xid.toml", "sxid": "sxid.toml", "event": "events.toml", "fault": "faults.toml"}
-"""Section to the file that ships it; an override file may hold all four sections."""
+FILES = {
+    "xid": "xid.toml",
+    "sxid": "sxid.toml",
+    "event": "events.toml",
+    "fault": "faults.toml",
+    "ladder": "ladder.toml",
+}
+"""Section to the file that ships it; an override file may hold all of these sections."""
 
 _HERE = Path(__file__).parent
 _UNKNOWN = "unknown"
@@ -78,32 +84,26 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of events whose trouble this one ends, on the same component and place; `*`: the kind its details name."""
     overridden: bool = False
     """An operator's file changed it."""
-
-
-class FaultClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kind of trouble, whatever reported it, and how it ends: the first of `clears_on`, or after quiet time."""
-
-    title: str
-    component_kind: ComponentKind
-    pages: bool
-    """May wake somebody, where its severity is critical."""
-    clears_on: tuple[ClearsOn, ...] = ()
-    clears_after_quiet_s: int | None = None
-    reason: str
-
-    def __post_init__(self) -> None:
-        if not self.clears_on and self.clears_after_quiet_s is None:
-            raise ValueError("never ends: give clears_on or clears_after_quiet_s")
+    own_action: bool = False
+    """An operator's file names the action, be it the same as ours: the ladder mostly leaves it alone."""
 
 
 class Catalog:
-    """All entries and fault classes of one `load`; nothing here changes afterwards."""
+    """All entries, fault classes and steps of the ladder of one `load`; nothing here changes afterwards."""
 
-    __slots__ = ("_entries", "faults")
+    __slots__ = ("_by_rule", "_entries", "faults", "ladder")
 
-    def __init__(self, entries: Mapping[tuple[str, str, str | None], Entry], faults: dict[str, FaultClass]) -> None:
+    def __init__(
+        self,
+        entries: Mapping[tuple[str, str, str | None], Entry],
+        faults: dict[str, FaultClass],
+        ladder: dict[str, Step],
+    ) -> None:
         self._entries = entries
+        self._by_rule = {entry.rule: entry for entry in entries.values()}
         self.faults: Mapping[str, FaultClass] = MappingProxyType(faults)
+        self.ladder: Mapping[str, Step] = MappingProxyType(ladder)
+        """By name, in the order in which they are taken."""
 
     def entry(self, kind: str, code: int | None = None, variant: str | None = None) -> Entry:
         """The entry of an event; never raises.
@@ -121,6 +121,10 @@ class Catalog:
     def of(self, event: HardwareEvent) -> Entry:
         """The entry of an event, with the variant that its details carry; never raises."""
         return self.entry(event.kind, event.code, event.details.get("variant"))
+
+    def by_rule(self, rule: str) -> Entry | None:
+        """The entry that a fault names as its rule; None where a detector's rule decided, or another catalogue's."""
+        return self._by_rule.get(rule)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
@@ -144,6 +148,8 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 _Fields = dict[str, Any]
 _Rows = dict[tuple[str, str, str | None], _Fields]
 """(section, key, variant or None) to the fields that are set there."""
+_Tables = dict[str, dict[str, _Fields]]
+"""Section to its tables by name, for those that are no entries."""
 
 
 def load(override: Path | None = None) -> Catalog:
@@ -152,23 +158,41 @@ def load(override: Path | None = None) -> Catalog:
     Raises `CatalogError` where a file cannot be read or holds something that is not allowed.
     """
     rows: _Rows = {}
-    faults: dict[str, _Fields] = {}
+    tables: _Tables = {"fault": {}, "ladder": {}}
     for name in FILES.values():
-        _read(_HERE / name, rows, faults)
+        _read(_HERE / name, rows, tables)
     _read_nvlink5(rows)
     changes: _Rows = {}
+    table_changes: _Tables = {"fault": {}, "ladder": {}}
     if override is not None:
-        fault_changes: dict[str, _Fields] = {}
-        _read(override, changes, fault_changes)
+        _read(override, changes, table_changes)
         _check_new_keys(override, rows, changes)
-        faults |= {name: faults.get(name, {}) | fields for name, fields in fault_changes.items()}
     classes = {
         name: _convert(fields, FaultClass, override or _HERE / FILES["fault"], f"fault.{name}")
-        for name, fields in faults.items()
+        for name, fields in _layered(tables["fault"], table_changes["fault"]).items()
+    }
+    ladder = {
+        name: _convert(fields, Step, override or _HERE / FILES["ladder"], f"ladder.{name}")
+        for name, fields in _layered(tables["ladder"], table_changes["ladder"]).items()
     }
     entries = _entries(rows, changes, set(classes), override)
     _check_ends(entries, override)
-    return Catalog(entries, classes)
+    _check_ladder(ladder, set(classes), override)
+    return Catalog(entries, classes, {name: step for name, step in ladder.items() if not step.off})
+
+
+def _layered(shipped: dict[str, _Fields], changed: dict[str, _Fields]) -> dict[str, _Fields]:
+    """Tables by name, each laid over the one called `every`; the operator's over the shipped ones."""
+    every = shipped.get(_EVERY, {}) | changed.get(_EVERY, {})
+    names = dict.fromkeys(name for name in (*shipped, *changed) if name != _EVERY)
+    return {name: every | shipped.get(name, {}) | changed.get(name, {}) for name in names}
+
+
+def _check_ladder(ladder: Mapping[str, Step], classes: set[str], override: Path | None) -> None:
+    for name, step in ladder.items():
+        if strange := {*step.classes, *step.beside} - classes:
+            path = override or _HERE / FILES["ladder"]
+            raise CatalogError(f"{path}: [ladder.{name}] found {_listed(sorted(strange))}; allowed are fault classes")
 
 
 def _check_ends(entries: Mapping[tuple[str, str, str | None], Entry], override: Path | None) -> None:
@@ -179,7 +203,7 @@ def _check_ends(entries: Mapping[tuple[str, str, str | None], Entry], override: 
             raise CatalogError(f"{path}: [{entry.rule}] ends {_listed(strange)}; allowed are kinds of events")
 
 
-def _read(path: Path, rows: _Rows, faults: dict[str, _Fields]) -> None:
+def _read(path: Path, rows: _Rows, tables: _Tables) -> None:
     """Adds the tables of one file, each checked by itself."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -187,14 +211,14 @@ def _read(path: Path, rows: _Rows, faults: dict[str, _Fields]) -> None:
         raise CatalogError(f"the catalogue file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CatalogError(f"the catalogue file {path} is not TOML: {error}") from error
-    for section, tables in document.items():
+    for section, found in document.items():
         if section not in FILES:
             raise CatalogError(f"{path}: found section {section!r}; allowed are {_listed(FILES)}, as in [xid.79]")
-        if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        if not isinstance(found, dict) or not all(isinstance(table, dict) for table in found.values()):
             raise CatalogError(f"{path}: {section!r} must hold tables, as in [{section}.{_UNKNOWN}]")
-        for key, table in tables.items():
-            if section == "fault":
-                faults[key] = table
+        for key, table in found.items():
+            if section in tables:
+                tables[section][key] = table
             else:
                 _add(path, section, key, table, rows)
 
@@ -280,7 +304,7 @@ def _variant(rows: _Rows, section: str, key: str, variant: str | None, severity:
 def _entry(rule: str, shipped: _Fields, changed: _Fields, classes: set[str], override: Path | None) -> Entry:
     """One entry; what an operator changed is said in its reason."""
     differs = {name: value for name, value in changed.items() if shipped.get(name) != value}
-    fields = {"rule": rule, **shipped, **differs, "overridden": bool(differs)}
+    fields = {"rule": rule, **shipped, **differs, "overridden": bool(differs), "own_action": "action" in changed}
     fields.pop("bound", None)
     path = override if differs and override else _HERE / FILES[rule.partition(".")[0]]
     if missing := [name for name in ("name", "severity", "action", "fault_class", "reason") if name not in fields]:
@@ -300,12 +324,12 @@ def _convert(table: _Fields, kind: type[S], path: Path, where: str) -> S:
     except msgspec.ValidationError as error:
         message = str(error)
         fields = msgspec.structs.fields(kind)
-        if unknown := re.search(r"unknown field `(.*)`", message):
-            names = _listed(field.name for field in fields)
+        if unknown := re.search(r"unknown field `(.*?)`", message):
+            names = _listed(field.encode_name for field in fields)
             raise CatalogError(f"{path}: [{where}] has a key {unknown[1]!r}; allowed are {names}") from error
         name = (re.search(r"\$\.(\w+)", message) or [message, ""])[1]
         allowed = {"severity": SEVERITIES, "action": ACTIONS, "bound": ("at_least", "at_most")}
-        allowed |= {"component_kind": get_args(ComponentKind), "clears_on": get_args(ClearsOn)}
+        allowed |= {"component_kind": COMPONENT_KINDS, "clears_on": get_args(ClearsOn), "after": get_args(Repair)}
         if name in table and name in allowed:
             text = f"{name} is {table[name]!r}; allowed are {_listed(allowed[name])}"
         elif name in table:

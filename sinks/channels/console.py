@@ -9,12 +9,13 @@ from typing import Literal, TextIO
 import structlog
 from pydantic import Field
 
-from schemas.records import Incident
+from schemas.records import Alternative, Incident
 from sinks.channels.channel import Channel, ChannelModel, Notice
 
 log = structlog.get_logger()
 
 _EVIDENCE_LINES = 4
+_ALTERNATIVES = 2
 _WIDTH = 160
 
 
@@ -55,6 +56,7 @@ class LogLine:
             action=incident.action,
             reason=incident.reason,
             symptoms=_symptoms(incident),
+            alternatives=[other.component for other in incident.alternatives],
             delay_ms=notice.delay_ms(now_ms),
         )
 
@@ -83,6 +85,8 @@ def block(notice: Notice, now_ms: int) -> str:
     rows += [("evidence" if place == 0 else "", line) for place, line in enumerate(incident.evidence[:_EVIDENCE_LINES])]
     if len(incident.evidence) > _EVIDENCE_LINES:
         rows.append(("", f"… and {len(incident.evidence) - _EVIDENCE_LINES} more"))
+    for other in incident.alternatives[:_ALTERNATIVES]:
+        rows += _alternative(other, incident)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(incident.first_ms / 1000))
     rows.append(("since", f"{since} UTC, told {notice.delay_ms(now_ms) / 1000:.1f} s after it was first seen"))
     if notice.cleared_ms is not None:
@@ -91,6 +95,14 @@ def block(notice: Notice, now_ms: int) -> str:
     lines = [f"▲ {incident.severity.upper()} {incident.title}"]
     lines += [f"  {label:<9} {_one_line(text)}" for label, text in rows]
     return "\n".join(lines) + "\n\n"
+
+
+def _alternative(other: Alternative, incident: Incident) -> list[tuple[str, str]]:
+    """What else could explain the incident, and what would decide."""
+    what = f"{other.fault_class.replace('_', ' ')} of {other.component}"
+    scores = f"score {other.score:.2f} against {incident.score:.2f}"
+    rows = [("or else", f"it could also be {what} ({scores}): {other.because}")]
+    return [*rows, ("", f"to tell apart: {other.tell_apart}")] if other.tell_apart else rows
 
 
 def _symptoms(incident: Incident) -> int:

@@ -73,6 +73,7 @@ def payload(notice: Notice, now_ms: int) -> bytes:
             "action": incident.action,
             "reason": incident.reason,
             "evidence": incident.evidence,
+            "alternatives": incident.alternatives,
             "delay_ms": notice.delay_ms(now_ms),
             "cleared_ms": notice.cleared_ms,
             "incident": incident,

@@ -28,14 +28,19 @@ from tests.benchmarks.table import Row
 BENCHMARKS = {
     "codec": "encoding, decoding and the pure parts, alone",
     "streams": "GPU samples per second and core beside other libraries",
+    "correlation": "fault records per second beside a thousand open incidents",
     "sink": "rows per second into ClickHouse beside ClickHouse by itself; bytes on disk",
     "alert_delay": "from a fault seen on its node to the webhook",
     "agent": "what the agent takes from its node",
     "node_sources": "what a read of the host and its ports costs",
     "simulate": "how large a fleet one core plays into Kafka",
     "startup": "how long the embedded servers need to be usable",
+    "fleet_cost": "what each part costs at 1,000, 10,000 and 100,000 GPUs; with --markdown also drawn",
+    "fleet_scale": "100,000 GPUs at 1 Hz for five minutes, end to end; only when it is named",
 }
 """In the order in which they run."""
+ONLY_BY_NAME = frozenset({"fleet_scale"})
+"""They take minutes that most who measure do not want to wait."""
 
 
 class Benchmark(Protocol):
@@ -53,7 +58,7 @@ def main() -> int:
         description=f"Measure fleetpulse on this machine and print one table.\n\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks; all without a name")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks; without a name all but fleet_scale")
     parser.add_argument("--scale", type=float, default=1.0, help="0.1 for a quick look that says less (%(default)s)")
     parser.add_argument(
         "--markdown",
@@ -69,13 +74,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cores = Cores.of_this_process()
     about = machine() + ("" if given.scale == 1 else f"; at {given.scale:g} of the usual size")
-    chosen = [name for name in BENCHMARKS if name in given.names or not given.names]
+    chosen = [name for name in BENCHMARKS if name in (given.names or BENCHMARKS.keys() - ONLY_BY_NAME)]
+    pictures = given.markdown.parent if given.markdown else None
     os.sched_setaffinity(0, cores.others)
     rows = []
     try:
         with screen(about) as shown:
             for name in chosen:
-                for row in _rows(name, cores, given.scale, shown.say):
+                for row in _rows(name, cores, given.scale, shown.say, pictures):
                     rows.append(row)
                     shown.add(row)
     except KeyboardInterrupt:
@@ -85,11 +91,11 @@ def main() -> int:
     return int(any(row.verdict == "failed" for row in rows))
 
 
-def _rows(name: str, cores: Cores, scale: float, say: Callable[[str], None]) -> Iterator[Row]:
+def _rows(name: str, cores: Cores, scale: float, say: Callable[[str], None], pictures: Path | None) -> Iterator[Row]:
     scratch = Path(tempfile.mkdtemp(prefix=f"fleetpulse-bench-{name}-"))
     try:
         benchmark = cast("Benchmark", import_module(f"tests.benchmarks.{name}"))
-        for row in benchmark.run(Context(scratch, cores, scale, lambda doing: say(f"{name}: {doing}"))):
+        for row in benchmark.run(Context(scratch, cores, scale, lambda doing: say(f"{name}: {doing}"), pictures)):
             yield replace(row, benchmark=name)
     except Exception as error:  # noqa: BLE001 - the others go on
         yield replace(table.failed(f"{name}: {BENCHMARKS[name]}", f"{type(error).__name__}: {error}"), benchmark=name)

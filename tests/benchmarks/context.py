@@ -60,6 +60,13 @@ class Context:
     """1 is the size that is reported; smaller is quicker and says less."""
     say: Callable[[str], None]
     """What is being done now, for the one who waits."""
+    pictures: Path | None = None
+    """Where drawings go; None where nobody wants them."""
+
+    @property
+    def count(self) -> int:
+        """How many cores there are."""
+        return len(self.cores.measured | self.cores.others)
 
     def sized(self, number: float, *, least: int = 1) -> int:
         """A count or a number of seconds at this scale."""

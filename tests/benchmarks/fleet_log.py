@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from confluent_kafka import Producer
 
+from producers.inventory.compare import key_of
 from producers.settings import RackSpec, SimulateSettings
 from producers.simulate.fleet import SimulatedFleet
-from schemas.topics import SAMPLES
+from producers.simulate.library import library
+from schemas.codec import SingleObjectCodec
+from schemas.topics import EVENTS, INVENTORY, SAMPLES
 from tests.benchmarks.context import BenchmarkError
 
 _BEHIND_MS = 5_000
@@ -27,6 +30,8 @@ class FleetLog:
     racks: int
     """Of 8 nodes with 8 GPUs each."""
     ticks: int
+    fault_rate: float = 0.0
+    """So many times as many faults as in published fleets."""
 
     @property
     def nodes(self) -> int:
@@ -44,8 +49,10 @@ class FleetLog:
         return self.messages * GPUS_PER_NODE
 
 
-def send(bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, one_by_one: bool = False) -> None:
-    """Write records to `gpu.samples`.
+def send(
+    bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, topic: str = SAMPLES, one_by_one: bool = False
+) -> int:
+    """Write records to a topic; gives how many.
 
     `one_by_one`: each record is a batch of its own, as when every node has its own agent; else they come in large
     batches, as from one simulator or relay. Raises `BenchmarkError` where Kafka does not take them.
@@ -62,10 +69,11 @@ def send(bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, one_by_one:
             "log_level": 0,
         }
     )
-    for number, (key, value) in enumerate(prepared):
+    number = 0
+    for number, (key, value) in enumerate(prepared, 1):
         while True:
             try:
-                producer.produce(SAMPLES, value, key)
+                producer.produce(topic, value, key)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -73,15 +81,34 @@ def send(bootstrap: str, prepared: Iterable[tuple[bytes, bytes]], *, one_by_one:
             producer.poll(0)
     if left := producer.flush(_FLUSH_S):
         raise BenchmarkError(f"Kafka did not take {left} records of the prepared log within {_FLUSH_S:.0f} s")
+    return number
 
 
 def records(log: FleetLog) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of each record, tick by tick; the last tick is a few seconds ago."""
+    """Key and value of each sample, tick by tick; the last tick is a few seconds ago."""
+    yield from ((key, value) for topic, key, value in told(log) if topic == SAMPLES)
+
+
+def told(log: FleetLog) -> Iterator[tuple[str, bytes, bytes]]:
+    """Topic, key and value of all that stream workers read of the fleet: where things are, samples, events."""
     rack = RackSpec(kind="hgx", racks=log.racks, nodes=_NODES_PER_RACK)
-    settings = SimulateSettings(racks=(rack,), faults=(), application_errors=False)
+    settings = SimulateSettings(
+        racks=(rack,),
+        faults=(),
+        application_errors=False,
+        fault_rate=log.fault_rate,
+        fault_mix="even",
+        fault_kinds=tuple(
+            library().keys() - {"clock_skews"}
+        ),  # such readings are refused, and then it is not one count
+    )
     start_ms = (time.time_ns() // 1_000_000 - _BEHIND_MS - log.ticks * 1000) // 1000 * 1000
-    fleet = SimulatedFleet(settings, start_ms)
+    fleet, codec = SimulatedFleet(settings, start_ms), SingleObjectCodec()
+    for place in fleet.inventory():
+        yield INVENTORY, key_of(place).encode(), codec.encode(place)
     for _ in range(log.ticks):
         step = fleet.step()
         for node, message in fleet.encoded(step, step.tick_ms + _READ_MS):
-            yield node.rack.encode(), message
+            yield SAMPLES, node.rack.encode(), message
+        for event in fleet.events(step):
+            yield EVENTS, event.rack.encode(), codec.encode(event)

@@ -11,10 +11,12 @@ from statistics import median
 from typing import Any
 
 import clickhouse_connect
+import psutil
 
 from schemas import container
 from schemas.codec import HEADER_BYTES
 from schemas.registry import current
+from sinks.clickhouse.insert import SETTINGS
 from sinks.clickhouse.migrate import migrate
 from sinks.settings import LoaderSettings
 from streams.tables import METRICS
@@ -25,6 +27,10 @@ from tests.benchmarks.table import Row, count, judged, times
 _RACKS, _TICKS = 15, 2700
 _PASSES = 3
 _LIMIT_S = 120.0
+_SPAN_RACKS, _SPAN_TICKS, _SPANS_S = 195, 40, (1, 5, 10, 20)
+"""A fleet of 12,480 GPUs, in batches that span so many of its seconds."""
+_MERGE_S = 3.0
+"""What is merged behind the last insert belongs to its cost."""
 _VALUES = len(METRICS) + 1
 """Per GPU and tick: the metrics and the throttle reasons."""
 AIM_RATIO, AIM_BYTES = 0.8, 1.0
@@ -93,7 +99,36 @@ def run(context: Context) -> Iterable[Row]:
         )
         context.say("merging, to see what stays on disk")
         yield _on_disk(client, database, log.samples)
+        client.command(f"DROP DATABASE {database} SYNC")
+        yield _by_span(context, client, psutil.Process(server.pid))
         client.close()
+
+
+def _by_span(context: Context, client: Any, server: psutil.Process) -> Row:
+    """What a sample costs by how many seconds of the fleet are in a batch: all GPUs are rolled up with each."""
+    log = FleetLog(racks=context.sized(_SPAN_RACKS, least=8), ticks=_SPAN_TICKS)
+    bodies = [value[HEADER_BYTES:] for _, value in records(log)]
+    found = []
+    for seconds in _SPANS_S:
+        context.say(f"ClickHouse by itself, batches of {seconds} s")
+        size = log.nodes * seconds
+        files = [container.frame(current("GpuSample"), bodies[at : at + size]) for at in range(0, len(bodies), size)]
+        database = f"span_{seconds}"
+        migrate(client, database)
+        busy = server.cpu_times()
+        for file in files:
+            client.raw_insert(f"{database}.gpu_samples_in", insert_block=file, fmt="Avro", settings=SETTINGS)
+        time.sleep(_MERGE_S)
+        spent = server.cpu_times()
+        _check(client, database, log.samples)
+        client.command(f"DROP DATABASE {database} SYNC")
+        cost_s = spent.user + spent.system - busy.user - busy.system
+        found.append(f"{seconds} s: {100_000 * cost_s / log.samples:.2f}")
+    return Row(
+        "processor seconds of ClickHouse for 100,000 rows, by how long a batch spans",
+        found[0],
+        f"{', '.join(found[1:])}; {count(GPUS_PER_NODE * log.nodes)} GPUs, merging included",
+    )
 
 
 def _insert(client: Any, database: str, files: Sequence[bytes], rows: int) -> float:

@@ -15,9 +15,9 @@ from confluent_kafka.admin import AdminClient
 
 from infra.topics import provision, wanted
 from schemas.registry import FOLDER
-from schemas.topics import SAMPLES, topics
+from schemas.topics import ANOMALIES, EVENTS, FAULTS, INCIDENTS, INVENTORY, SAMPLES, topics
 from tests.benchmarks.context import ROOT, BenchmarkError, Context
-from tests.benchmarks.fleet_log import FleetLog, records, send
+from tests.benchmarks.fleet_log import GPUS_PER_NODE, FleetLog, records, send, told
 from tests.benchmarks.table import Row, count, judged, skipped, times
 
 _RACKS, _TICKS = 125, 480
@@ -29,7 +29,10 @@ _SLOW_LIMIT_S = 6.0
 """How long a contender is measured that would take minutes for the whole topic."""
 _LIMIT_S = 60.0
 
-AIM_PER_S = 400_000
+_FAULT_RATE = 5000.0
+"""So many faults come in the minutes of the log as in a month of a real fleet of its size."""
+
+AIM_PER_S, AIM_TO_FAULTS_PER_S = 300_000, 400_000
 AIM_HAND_WRITTEN, AIM_QUIX = 4, 8
 
 
@@ -50,6 +53,7 @@ def run(context: Context) -> Iterable[Row]:
         context.say(f"writing {count(log.samples)} GPU samples to Kafka")
         send(bootstrap, records(log))
         yield from _beside(context, bootstrap, log)
+    yield _to_faults(context)
     with context.kafka() as bootstrap:
         alone = FleetLog(racks=max(2, log.racks // 2), ticks=_SINGLE_TICKS)
         context.say("writing samples to Kafka as single agents would")
@@ -58,6 +62,42 @@ def run(context: Context) -> Iterable[Row]:
         yield Row(
             "stream worker, each record a Kafka batch of its own (one agent per node)", f"{count(ours)} GPU samples/s"
         )
+
+
+def _to_faults(context: Context) -> Row:
+    """The whole way through the worker, on a fleet in which things break."""
+    log = FleetLog(racks=context.sized(_RACKS, least=4), ticks=_TICKS, fault_rate=_FAULT_RATE)
+    with context.kafka() as bootstrap:
+        context.say(f"writing {count(log.samples)} GPU samples of a fleet that breaks to Kafka")
+        by_topic: dict[str, list[tuple[bytes, bytes]]] = {INVENTORY: [], EVENTS: []}
+
+        def samples() -> Iterator[tuple[bytes, bytes]]:
+            for topic, key, value in told(log):
+                if topic == SAMPLES:
+                    yield key, value
+                else:
+                    by_topic[topic].append((key, value))
+
+        sent = send(bootstrap, samples())
+        for topic, prepared in by_topic.items():
+            send(bootstrap, prepared, topic=topic)
+        found = []
+        for turn in range(_PASSES):
+            context.say(f"pass {turn + 1} of {_PASSES}: our worker, from samples and events to faults")
+            _forget_conclusions(bootstrap)
+            given = _given(bootstrap, log, f"faults-{turn}", turn, limit_s=_LIMIT_S)
+            more = {"to_faults": True, "events": len(by_topic[EVENTS]), "enough": sent * GPUS_PER_NODE}
+            found.append(context.measure("worker", given | more, limit_s=2 * _LIMIT_S))
+    middle = sorted(found, key=lambda one: _pass(one).per_s)[len(found) // 2]
+    written, per_s = middle["written"], _pass(middle).per_s
+    return judged(
+        "the same worker on a fleet that breaks, until all has become faults and incidents",
+        f"{count(per_s)} GPU samples/s",
+        f"≥ {count(AIM_TO_FAULTS_PER_S)}/s",
+        met=per_s >= AIM_TO_FAULTS_PER_S,
+        beside=f"passes {', '.join(count(_pass(one).per_s) for one in found)}; {len(by_topic[EVENTS])} events, "
+        f"{written[ANOMALIES]} anomalies, {written[FAULTS]} fault records, {written[INCIDENTS]} incident records",
+    )
 
 
 def _beside(context: Context, bootstrap: str, log: FleetLog) -> Iterator[Row]:

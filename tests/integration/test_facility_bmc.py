@@ -18,7 +18,7 @@ from producers.facility.source import FacilitySource
 from producers.source import Origin
 from schemas.catalog import Catalog, load
 from schemas.records import FacilitySample, HardwareEvent
-from tests.facility_devices import collection, new_machine, old_machine, redfish
+from tests.facility_devices import collection, needs_ipv6, new_machine, old_machine, redfish
 
 pytestmark = pytest.mark.integration
 
@@ -93,6 +93,15 @@ def test_a_machine_with_the_old_documents_is_read_in_two_questions() -> None:
     assert said(first) == said(second) == OLD
     assert first.unread == ()
     assert service.asked == [f"{CHASSIS}/1/Thermal", f"{CHASSIS}/1/Power"]
+
+
+@needs_ipv6
+def test_a_controller_is_read_over_ipv6(password: Path) -> None:
+    with redfish(old_machine(), user="reader", password="correct horse", address="::1") as service:
+        answer = read_once(service.url, user="reader", password_file=password)
+
+    assert service.url.startswith("http://[::1]:")
+    assert said(answer) == OLD
 
 
 def test_a_machine_with_the_new_documents_is_read() -> None:

@@ -18,6 +18,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from typer.testing import CliRunner
 
 from infra import cli
+from infra.errors import OperatorError
 from producers.facility import maps
 from producers.facility.modbus import ASK_AGAIN_AFTER, Bus
 from producers.facility.points import Answer, DeviceError
@@ -27,7 +28,7 @@ from producers.source import Origin
 from schemas.catalog import Catalog, load
 from schemas.codec import SingleObjectCodec
 from schemas.records import FacilitySample, HardwareEvent
-from tests.facility_devices import ModbusDevices, free_port, modbus, registers, serial_line
+from tests.facility_devices import ModbusDevices, free_port, modbus, needs_ipv6, registers, serial_line
 
 pytestmark = pytest.mark.integration
 
@@ -495,6 +496,28 @@ def test_the_command_reads_a_device_for_commissioning(line: tuple[str, str]) -> 
     assert "watts" in row
     found = {point["name"]: point["value"] for point in json.loads(machine.stdout)["points"]}
     assert found | WELL == found
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_a_device_is_read_over_ipv6(host: str) -> None:
+    with modbus({1: [registers(0, COOLER)]}, address="::1") as server:
+        found = values(read_once(device(server.port, host=host)))
+    assert found | WELL == found
+
+
+@needs_ipv6
+def test_the_command_reads_over_ipv6_and_names_the_address_as_it_was_given() -> None:
+    words = ["facility", "read", "--map", "generic_rear_door_cooler", "--host"]
+    with modbus({1: [registers(0, COOLER)]}, address="::1") as server:
+        where = f"[::1]:{server.port}"
+        there = CliRunner().invoke(cli.app, [*words, where])
+    gone = CliRunner().invoke(cli.app, [*words, where])
+
+    assert there.exit_code == 0
+    assert f"unit 1 at {where}" in there.stdout
+    assert isinstance(gone.exception, OperatorError)
+    assert f"connecting to {where}: connection refused" in str(gone.exception)
 
 
 def test_the_command_reads_over_tcp_and_says_what_could_not_be_read() -> None:

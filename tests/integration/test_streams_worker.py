@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from infra.kafka import EmbeddedKafka
 from infra.topics import provision, wanted
-from schemas.records import Anomaly, DeadLetter, Fault, GpuCounters, GpuSample, Incident
-from schemas.topics import ANOMALIES, COUNTERS, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, INVENTORY, SAMPLES
+from schemas.records import Anomaly, DeadLetter, Fault, GpuCounters, GpuSample, Incident, Verdict
+from schemas.topics import ANOMALIES, COUNTERS, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, INVENTORY, SAMPLES, VERDICTS
 from streams.settings import StreamsSettings
 from tests.streams_processes import Kafka, WorkerProcess, wait_until
-from tests.streams_scenes import counters, event, fault, in_inventory, sample
+from tests.streams_scenes import CODEC, counters, event, fault, in_inventory, sample
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -100,6 +100,17 @@ def test_records_come_out_of_what_goes_in_and_bad_ones_go_to_the_dead_letters(
         wait_until(
             lambda: {(one.root, one.root_class) for one in kafka.records(INCIDENTS, Incident) if one.page} == roots,
             "all incidents page",
+        )
+        wait_until(
+            lambda: (
+                {one.component for one in kafka.records(VERDICTS, Verdict) if not one.rentable and one.gpu}
+                >= {"gpu:S1", "gpu:S2", "gpu:rack-0-n0-0"}
+            ),
+            "what is broken may not be rented",
+        )
+        assert all(
+            message.key().decode() == CODEC.decode(message.value(), Verdict).rack
+            for message in kafka.messages(VERDICTS)
         )
         letters = wait_until(
             lambda: len(found := kafka.records(DEAD_LETTERS, DeadLetter)) >= 8 and found, "all dead letters are there"

@@ -236,7 +236,7 @@ def _incident_rows(mix: str, scored: Sequence[SceneScore]) -> Iterator[Row]:
             what,
             f"{mine:.3f}",
             "above both",
-            met=mine > max(first, second),
+            met=mine > max(first, second) or mine == 1.0,  # nothing is above 1
             beside=f"time only {first:.3f}, shuffled {second:.3f}",
         )
 

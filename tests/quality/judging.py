@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -13,25 +12,18 @@ import numpy as np
 from schemas.catalog import SEVERITIES, Catalog, load
 from schemas.catalog.causes import causes
 from schemas.ids import stable_id
-from schemas.records import Fault, HardwareEvent, Incident, InventoryRecord, Member
+from schemas.records import Anomaly, Fault, Incident, InventoryRecord, Member
 from streams.correlate import Correlator
 from streams.faults import FaultBook
+from streams.replay import Correlation, SeenIncident, Told, faults_of, incidents_of, last_of, note
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 from tests.quality.recording import Arrived, Recording
 
 NEVER_ALARMS = frozenset({"application", "informational"})
 """Classes that are a program's business or nobody's: kept as history, and no alarm whatever their severity."""
-_MERGED = "merged into incident "
 CHAIN_MS = 60_000
 """Time-only chaining joins what follows within so long: alert managers come with half a minute to five."""
-
-
-class Written(NamedTuple):
-    """A fault record, and when it was written."""
-
-    at_ms: int
-    fault: Fault
 
 
 @dataclass(slots=True)
@@ -45,16 +37,6 @@ class SeenFault:
     """When it first was worth telling somebody: a warning or worse, of a class that is no program's business."""
     told_ms: list[int] = field(default_factory=list)
     """When it was written with news, alarmed."""
-
-
-@dataclass(slots=True)
-class SeenIncident:
-    """One incident over all its revisions."""
-
-    first: Incident
-    newest: Incident
-    page: Incident | None = None
-    merged_into: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,45 +55,17 @@ class Outcome:
 
     def last_of(self, incident_id: str) -> str:
         """The incident into which one was merged in the end."""
-        gone: set[str] = set()
-        while (into := self.incidents[incident_id].merged_into) in self.incidents and into not in gone:
-            gone.add(incident_id)
-            incident_id = str(into)
-        return incident_id
+        return last_of(self.incidents, incident_id)
 
 
-class Correlation(Protocol):
-    """What makes incidents of faults."""
-
-    def on_fault(self, fault: Fault, now_ms: int) -> None:
-        """Take one fault record in."""
-
-    def advance(self, now_ms: int) -> list[Incident]:
-        """Let time go on; gives the records to write."""
-
-
-def fold(recording: Recording, *, without: str = "") -> list[Written]:
+def fold(recording: Recording, *, without: str = "") -> list[Told]:
     """The fault records of a recording, in order; `without` names a detector that is switched off."""
-    topology = _topology(recording.inventory)
-    book = FaultBook(load(), causes(), topology)
-    written: list[Written] = []
-    period_ms = recording.scene.interval_ms
-    next_ms = recording.arrived[0].at_ms + period_ms if recording.arrived else recording.scene.end_ms
-
-    def tell(at_ms: int, faults: Iterable[Fault]) -> None:
-        written.extend(Written(at_ms, fault) for fault in faults)
-
-    for at_ms, what in recording.arrived:
-        while next_ms <= at_ms:
-            tell(next_ms, [*book.flush(next_ms), *book.end_quiet(next_ms)])
-            next_ms += period_ms
-        if isinstance(what, HardwareEvent):
-            tell(at_ms, book.on_event(what, at_ms))
-        elif isinstance(what, InventoryRecord):
-            topology.learn(what)
-        elif what.detector != without:
-            tell(at_ms, book.on_anomaly(what, at_ms))
-    return written
+    topology, catalog = _topology(recording.inventory), load()
+    book = FaultBook(catalog, causes(), topology)
+    arrived = (
+        one for one in recording.arrived if not isinstance(one.record, Anomaly) or one.record.detector != without
+    )
+    return list(faults_of(arrived, book, topology, catalog))
 
 
 def ours(recording: Recording) -> Callable[[], tuple[Correlation, Topology]]:
@@ -126,40 +80,17 @@ def ours(recording: Recording) -> Callable[[], tuple[Correlation, Topology]]:
 
 
 def outcome(
-    written: Sequence[Written], moves: Sequence[Arrived], correlation: Correlation, topology: Topology | None = None
+    written: Sequence[Told], moves: Sequence[Arrived], correlation: Correlation, topology: Topology | None = None
 ) -> Outcome:
     """Let a correlation live through fault records; `moves` are jobs that come and go meanwhile."""
-    incidents: dict[str, SeenIncident] = {}
-    wakes: list[int] = []
-    coming = heapq.merge(
-        ((one.at_ms, 1, one.fault) for one in written),
-        ((one.at_ms, 0, one.record) for one in moves if isinstance(one.record, InventoryRecord)),
-        key=lambda one: one[:2],
-    )
     faults: dict[str, SeenFault] = {}
-
-    def wake(until_ms: float) -> None:
-        while wakes and wakes[0] <= until_ms:
-            at_ms = heapq.heappop(wakes)
-            while wakes and wakes[0] == at_ms:
-                heapq.heappop(wakes)
-            for incident in correlation.advance(at_ms):
-                _tell(incidents, incident)
-
-    for at_ms, _, what in coming:
-        wake(at_ms)
-        if isinstance(what, InventoryRecord):
-            if topology is not None:
-                topology.learn(what)
-            continue
-        if not isinstance(what, Fault):
-            continue
-        correlation.on_fault(what, at_ms)
-        _note(faults, what, at_ms)
-        # a worker looks each second
-        for later_s in (1, 2, 3, 130):
-            heapq.heappush(wakes, (at_ms // 1000 + 1 + later_s) * 1000)
-    wake(float("inf"))
+    for one in written:
+        _note(faults, one.fault, one.at_ms)
+    incidents: dict[str, SeenIncident] = {}
+    # what moves in the same millisecond has moved before
+    coming = heapq.merge(moves, written, key=lambda one: one.at_ms)
+    for said in incidents_of(coming, correlation, topology or Topology()):
+        note(incidents, said.incident)
     return Outcome(faults, incidents)
 
 
@@ -243,7 +174,7 @@ class TimeOnly:
         return found is not None and found.pages
 
 
-def shuffled(written: Sequence[Written], seed: int) -> list[Written]:
+def shuffled(written: Sequence[Told], seed: int) -> list[Told]:
     """The same faults, each with the onset of another: what is near in time is so by chance.
 
     A correlation that still puts the right ones together would do so by place alone.
@@ -254,7 +185,7 @@ def shuffled(written: Sequence[Written], seed: int) -> list[Written]:
     onsets = np.random.default_rng((seed, 0x5F)).permutation(list(first_ms.values())).tolist()
     shift_ms = {fault_id: onset - first_ms[fault_id] for fault_id, onset in zip(first_ms, onsets, strict=True)}
     moved = [
-        Written(at_ms + shift_ms[fault.fault_id], _moved(fault, shift_ms[fault.fault_id])) for at_ms, fault in written
+        Told(at_ms + shift_ms[fault.fault_id], _moved(fault, shift_ms[fault.fault_id])) for at_ms, fault in written
     ]
     return sorted(moved, key=lambda one: one.at_ms)
 
@@ -274,18 +205,6 @@ def _topology(inventory: Iterable[InventoryRecord]) -> Topology:
     for known in inventory:
         topology.learn(known)
     return topology
-
-
-def _tell(incidents: dict[str, SeenIncident], incident: Incident) -> None:
-    seen = incidents.get(incident.incident_id)
-    if seen is None:
-        incidents[incident.incident_id] = SeenIncident(incident, incident, incident if incident.page else None)
-        return
-    if incident.reason.startswith(_MERGED):
-        seen.merged_into = incident.reason.removeprefix(_MERGED)
-        return
-    seen.newest = incident
-    seen.page = seen.page or (incident if incident.page else None)
 
 
 def _note(faults: dict[str, SeenFault], fault: Fault, at_ms: int) -> None:

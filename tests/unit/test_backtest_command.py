@@ -61,10 +61,14 @@ def test_rows_out_of_order_are_scored_in_time_and_given_back_in_place(tmp_path: 
     assert mixed.sort("timestamp").equals(straight.sort("timestamp"))
 
 
-@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "seconds", "milliseconds"])
+@pytest.mark.parametrize(
+    "form",
+    ["%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y/%m/%d %H:%M", "seconds", "milliseconds", "microseconds",
+     "nanoseconds"],
+)  # fmt: skip
 def test_times_are_iso_or_numbers(tmp_path: Path, form: str) -> None:
     times = [_BEGIN + timedelta(minutes=row) for row in range(200)]
-    scale = {"seconds": 1, "milliseconds": 1000}.get(form)
+    scale = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}.get(form)
     cells = [str(int(time.timestamp() * scale)) if scale else time.strftime(form) for time in times]
     _frame().with_columns(pl.Series("timestamp", cells)).write_csv(tmp_path / "in.csv")
     said = _run(tmp_path / "in.csv", tmp_path / "out.csv")
@@ -82,11 +86,34 @@ def test_an_empty_cell_was_not_read(tmp_path: Path) -> None:
     assert scored["anomaly_score"].null_count() == 0
 
 
+def test_what_is_no_number_was_not_read_what_is_infinite_is_odd_and_repeated_times_are_kept(tmp_path: Path) -> None:
+    lines = _frame().write_csv().splitlines()
+    time, _, heat = lines[61].split(",")
+    lines[61], lines[62] = f"{time},NaN,{heat}", f"{time},inf,{heat}"
+    (tmp_path / "in.csv").write_text("\n".join([*lines, lines[-1]]))
+    _run(tmp_path / "in.csv", tmp_path / "out.csv")
+    scored = pl.read_csv(tmp_path / "out.csv")
+    assert len(scored) == 201
+    assert scored["anomaly_score_load"].to_list()[60] is None
+    assert scored["anomaly_score_load"][61] > 0.9
+    assert scored["anomaly_score"].drop_nulls().is_between(0, 1).all()
+
+
+def test_a_single_column_that_never_changes_or_was_never_read_has_no_alarm(tmp_path: Path) -> None:
+    for value in (1.0, None):
+        frame = _frame().select("timestamp", steady=pl.lit(value, pl.Float64))
+        frame.write_parquet(tmp_path / "in.parquet")
+        assert "0 alarms" in _run(tmp_path / "in.parquet", tmp_path / "out.parquet")[-1]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("timestamp,a\n2026-01-01,1\n2026-01-02,oops\n", "row 2, column a: 'oops' is no number"),
         ("timestamp,a\n2026-01-01,1\nnever,2\n", "row 2, column timestamp: 'never' is no time"),
+        ("timestamp,a\ninf,2\n", "row 1, column timestamp: 'inf' is no time"),
+        ("timestamp,a\n9e25,2\n", "row 1, column timestamp: '9e25' is no time"),
+        ("timestamp,a\n02/03/2026,2\n", "row 1, column timestamp: '02/03/2026' is no time"),
         ("timestamp,a\n,2\n", "row 1, column timestamp: is empty"),
         ("when,a\n1,2\n", "no column timestamp; it has when, a"),
         ("timestamp\n1\n", "no column of values"),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from infra.commands.decode_sources import register
 from producers.dcgm.exporter import Decoded, ExporterReading, decode, targets
-from producers.nvml_metrics import COLUMNS
+from producers.nvml.metric_table import COLUMNS
 from producers.unreadable import Unreadable
 
 GPU = 'gpu="0",UUID="GPU-1a",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="gpu-17"'
@@ -189,3 +189,16 @@ def test_the_command_prints_one_object_for_each_gpu() -> None:
     assert done.exit_code == 1
     assert [json.loads(line)["metrics"] for line in done.stdout.splitlines()] == [{"temperature_celsius": 41}]
     assert done.stderr.startswith("standard input: line 2: a value of dcgm-exporter: ")
+
+
+def test_a_file_that_is_no_page_at_all_is_told_in_one_line_and_not_line_by_line() -> None:
+    (unreadable,) = decode(enumerate(["root:x:0:0:root:/root:/bin/sh"] * 20, 1))
+    assert unreadable == Unreadable(
+        place="line 20", what="a page of dcgm-exporter", reason="no line with a DCGM_FI_… field in it"
+    )
+
+
+def test_what_could_not_be_read_before_the_first_value_is_told_in_its_place() -> None:
+    bad, reading = decode(enumerate(["root:x:0:0:root", f"DCGM_FI_DEV_SM_CLOCK{{{GPU}}} 139"], 1))
+    assert (type(bad), type(reading)) == (Unreadable, ExporterReading)
+    assert bad.place == "line 1"

@@ -57,7 +57,19 @@ def test_help_names_every_command_and_imports_no_heavy_library(tmp_path: Path) -
         text=True,
         check=True,
     )
-    for command in ("demo", "up", "doctor", "sql", "replay", "decode", "streams", "loader", "alerts", "agent"):
+    for command in (
+        "demo",
+        "up",
+        "doctor",
+        "sql",
+        "health",
+        "replay",
+        "decode",
+        "streams",
+        "loader",
+        "alerts",
+        "agent",
+    ):
         assert f" {command} " in done.stdout
     assert "heavy: []" in done.stdout
 

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from infra.doctor import Finding, Verdict, exporter, facility, kernel_log
+from infra.doctor.finding import Finding, Verdict
+from infra.doctor.node import clock, exporter, facility, kernel_log
 from infra.settings import Settings, load
+from producers.host.clock import KernelClock
 
 PAGE = b'# HELP DCGM_FI_DEV_SM_CLOCK SM clock\nDCGM_FI_DEV_SM_CLOCK{gpu="0"} 1980\n'
 
@@ -56,7 +58,7 @@ def refuses(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(path: object, *_: object) -> int:
         raise OSError(number, os.strerror(number), path)
 
-    monkeypatch.setattr("infra.doctor.os.open", refuse)
+    monkeypatch.setattr("infra.doctor.node.os.open", refuse)
 
 
 def test_a_log_that_can_be_read_is_good(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_page_that_is_none_of_an_exporter_is_noted(page: dict[str, Any], said:
 
 
 def test_an_exporter_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.doctor._PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("infra.doctor.node._PROBE_SECONDS", 0.1)
     with web(slow_s=0.5) as (url, _):
         found = only(exporter, f'dcgm_exporter.url = "{url}"')
     assert (found.verdict, found.found) == (Verdict.NOTE, f"{url}: no answer within 0.1 s")
@@ -241,8 +243,29 @@ def test_a_controller_without_a_port_is_asked_at_that_of_its_scheme(url: str, po
     assert found.found.startswith(f"127.0.0.1 port {port}")
 
 
-def test_a_port_that_is_none_is_told_and_the_others_are_asked_all_the_same() -> None:
-    bmc = '[[agent.facility.bmcs]]\nof_node = "n"\nurl = "https://127.0.0.1:99999"\n'
-    found = list(facility(settings_of(device("a", free_port()) + bmc)))
-    assert {one.about for one in found} == {"device a", "controller of n"}
-    assert all(one.verdict is Verdict.NOTE for one in found)
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("off_s", "verdict", "said"),
+    [(0.012, Verdict.GOOD, "off by 0.012 s at most"), (16.0, Verdict.NOTE, "nobody sets it: it may be off by 16 s")],
+)
+def test_the_clock_is_judged_as_the_agent_judges_it(
+    monkeypatch: pytest.MonkeyPatch, off_s: float, verdict: Verdict, said: str
+) -> None:
+    # a chrony without `rtcsync` never tells the kernel that it sets the clock, so its flag says nothing
+    known = KernelClock(disciplined=False, max_error_s=off_s, estimated_error_s=off_s)
+    monkeypatch.setattr("producers.host.clock.kernel_clock", lambda: known)
+    found = only(clock, "")
+    assert found.verdict is verdict
+    assert said in found.found
+
+
+def test_a_clock_that_cannot_be_asked_is_noted_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden() -> KernelClock:
+        raise OSError(errno.EPERM, "Operation not permitted (adjtimex)")
+
+    monkeypatch.setattr("producers.host.clock.kernel_clock", forbidden)
+    found = only(clock, "")
+    assert (found.verdict, found.mend) == (Verdict.NOTE, "")
+    assert "Operation not permitted" in found.found

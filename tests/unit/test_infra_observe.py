@@ -6,6 +6,9 @@ import io
 import json
 import logging
 import re
+import threading
+import time
+from pathlib import Path
 
 import structlog
 
@@ -86,3 +89,22 @@ def test_metrics_are_served_beside_it() -> None:
 def test_a_path_that_is_not_there_says_which_are() -> None:
     with endpoint(Heartbeat("loader", stale_seconds=5)) as port:
         assert ask(Presence("loader", 1, 0.0, port), "/")[0] == 404
+
+
+def test_the_endpoint_sleeps_until_it_is_asked_and_ends_at_once() -> None:
+    heartbeat = Heartbeat("loader", stale_seconds=10)
+    before = set(threading.enumerate())
+    with endpoint(heartbeat) as port:
+        (thread,) = set(threading.enumerate()) - before
+        switches = Path(f"/proc/self/task/{thread.native_id}/status")
+        began = _voluntary_switches(switches.read_text())
+        time.sleep(0.6)
+        assert _voluntary_switches(switches.read_text()) - began <= 1
+        assert ask(Presence("loader", 1, 0.0, port), "/healthz")[0] == 200
+        ends_at = time.monotonic()
+    assert time.monotonic() - ends_at < 0.5
+    assert not thread.is_alive()
+
+
+def _voluntary_switches(status: str) -> int:
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)$", status, re.MULTILINE)[1])  # type: ignore[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import stat
 import sys
 import time
@@ -162,3 +163,13 @@ def test_a_journal_that_cannot_be_followed_says_why_and_is_tried_again(
 def test_a_node_without_systemd_says_so(begin: Begin) -> None:
     with pytest.raises(KernelLogError, match=r"no-such-journalctl: no such file.*/dev/kmsg"):
         begin(journalctl=("/no-such-journalctl",)).read(NOW_MS)
+
+
+def test_a_record_in_the_journal_is_told_of(begin: Begin, journal: Path) -> None:
+    source = begin()
+    assert source.read(NOW_MS) == []
+    (ear,) = source.ears()
+    assert not select.select([ear], [], [], 0)[0]
+
+    say(journal, 1)
+    assert select.select([ear], [], [], 20)[0]

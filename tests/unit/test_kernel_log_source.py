@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -527,3 +528,128 @@ def test_an_event_is_never_later_than_it_was_seen(tmp_path: Path) -> None:
     path.write_text("NVRM: Xid (PCI:0000:19:00): 94\n[Fri Nov 15 12:02:03 2999] NVRM: Xid (PCI:0000:19:00): 94\n")
     found = events_of_file(path, site="s", rack="r", node="n", now_ms=NOW_MS)
     assert [event.event_ms for event in found] == [NOW_MS, NOW_MS]
+
+
+# --- being told that there is more ------------------------------------------------------------------------------------
+
+
+def ear(source: KernelLogSource) -> int:
+    """What tells that there is more, asked for when all was read."""
+    (only,) = source.ears()
+    return only
+
+
+def tells(ear: int) -> bool:
+    return bool(select.select([ear], [], [], 0)[0])
+
+
+def test_a_log_that_grows_tells_so_and_is_silent_again_once_it_was_read(start: Start, kern_log: Path) -> None:
+    append(kern_log, 1)
+    source = start()
+    source.read(NOW_MS)
+    its = ear(source)
+    assert not tells(its)
+
+    with kern_log.open("a") as file:
+        file.write("an ordinary line\n")
+    assert tells(its)
+
+    source.read(NOW_MS)
+    assert not tells(ear(source))
+
+
+@pytest.mark.parametrize("how", ["renamed", "removed", "truncated"])
+def test_a_log_that_is_not_the_one_any_more_tells_so(start: Start, kern_log: Path, how: str) -> None:
+    append(kern_log, 1)
+    source = start()
+    source.read(NOW_MS)
+    its = ear(source)
+    if how == "renamed":
+        kern_log.rename(kern_log.with_name("kern.log.1"))
+    elif how == "removed":
+        kern_log.unlink()
+    else:
+        os.truncate(kern_log, 0)
+    assert tells(its)
+
+
+def test_after_a_rotation_the_new_log_tells(start: Start, kern_log: Path) -> None:
+    append(kern_log, 1)
+    source = start()
+    source.read(NOW_MS)
+    kern_log.rename(kern_log.with_name("kern.log.1"))
+    kern_log.write_text("the first ordinary line\n")
+    for _ in range(3):
+        source.read(NOW_MS)
+    its = ear(source)
+    assert not tells(its)
+
+    append(kern_log, 2)
+    assert tells(its)
+    assert pids(source.read(NOW_MS)) == [2]
+
+
+def test_between_a_rename_and_the_new_log_only_looking_tells(start: Start, kern_log: Path) -> None:
+    append(kern_log, 1)
+    source = start()
+    source.read(NOW_MS)
+    kern_log.rename(kern_log.with_name("kern.log.1"))
+    source.read(NOW_MS)
+    assert source.ears() == []
+
+
+def test_on_a_file_system_whose_changes_nobody_tells_only_looking_does(
+    start: Start, kern_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producers.kernel_log.notify._tells", lambda _: False)  # NFS: another machine may write
+    append(kern_log, 1)
+    source = start()
+    source.read(NOW_MS)
+    assert source.ears() == []
+    append(kern_log, 2)
+    assert pids(source.read(NOW_MS)) == [2]
+
+
+def test_where_the_kernel_gives_no_more_watches_only_looking_tells(
+    start: Start, kern_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refuses:
+        def inotify_init1(self, _: int) -> int:
+            return -1
+
+    monkeypatch.setattr("producers.kernel_log.notify._inotify", Refuses)
+    source = start()
+    assert source.read(NOW_MS) == []
+    assert source.ears() == []
+
+
+def test_while_a_line_waits_for_its_end_or_a_storm_for_its_summary_the_clock_counts(
+    start: Start, kern_log: Path
+) -> None:
+    source = start(clock_ms=lambda: 1_731_672_123_000)  # when the lines were written
+    source.read(NOW_MS)
+    with kern_log.open("a") as file:
+        file.write("half a line")
+    source.read(NOW_MS)
+    assert source.ears() == []
+    with kern_log.open("a") as file:
+        file.write("\n" + xid(1) * 50)
+    assert source.read(NOW_MS)
+    assert source.ears() == []
+
+
+def test_one_input_that_only_looking_tells_of_is_enough_to_look(start: Start, kern_log: Path, tmp_path: Path) -> None:
+    append(kern_log, 1)
+    source = start(paths=[kern_log, tmp_path / "missing.log"])
+    with pytest.raises(KernelLogError):
+        source.read(NOW_MS)
+    assert source.ears() == []
+
+
+@pytest.mark.skipif(not os.access("/dev/kmsg", os.W_OK), reason="/dev/kmsg can only be written by root")
+def test_the_kernels_own_buffer_tells(start: Start) -> None:
+    source = start(paths=[Path("/dev/kmsg")])
+    source.read(NOW_MS)
+    its = ear(source)
+    Path("/dev/kmsg").write_text("fleetpulse: a test asks whether this can be heard\n")
+    assert select.select([its], [], [], 5)[0]

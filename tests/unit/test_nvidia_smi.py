@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from producers.kernel_log import numbered
 from producers.nvidia_smi import GpuEvent, GpuReading, decode
 from producers.nvidia_smi.reading import Decoded
-from producers.nvml_metrics import COLUMNS
+from producers.nvml.metric_table import COLUMNS
 from producers.unreadable import Unreadable
 
 H100 = "linux-x86_64__nvidia-h100-80gb-hbm3__590.48.01"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -281,3 +282,97 @@ def test_once_shows_rates_and_the_inventory_of_this_node() -> None:
     assert sample.sm_active_percent[0] > 50
     assert [record.component for record in found] == ["node:node-1", *(f"gpu:{gpu}" for gpu in sample.gpus)]
     assert {record.nvlink_domain for record in found[1:]} == {"node-1"}
+
+
+class Listening(Scripted):
+    """A source that is told by a pipe when there is more."""
+
+    def __init__(self, read: Callable[[int], Iterable[Record]] = lambda _: ()) -> None:
+        super().__init__("listening", read)
+        self.ear, self._mouth = os.pipe()
+
+    def tell(self) -> None:
+        os.write(self._mouth, b".")
+
+    def hear(self) -> None:
+        os.read(self.ear, 100)
+
+    def close(self) -> None:
+        os.close(self.ear)
+        os.close(self._mouth)
+
+
+def test_a_source_that_is_told_is_read_when_it_is_told_and_not_by_the_clock(agent_of: Any) -> None:
+    source, clockwork = Listening(), Scripted("clockwork")
+    agent, _ = agent_of(
+        Schedule(source, 50, 1.0, commits=True, listen=lambda: [source.ear]), Schedule(clockwork, 50, 1.0)
+    )
+    until(agent, lambda: len(source.ticks) == 1)
+
+    until(agent, lambda: len(clockwork.ticks) > 8)
+    assert len(source.ticks) == 1
+
+    source.behave = lambda _: source.hear() or ()
+    source.tell()
+    told_at = time.monotonic()
+    until(agent, lambda: len(source.ticks) == 2)
+    assert time.monotonic() - told_at < 1
+
+
+def test_a_source_that_is_told_again_and_again_is_read_by_its_period_at_most(agent_of: Any) -> None:
+    source = Listening()  # nobody reads the pipe: it goes on telling
+    source.tell()
+    agent, _ = agent_of(Schedule(source, 50, 1.0, commits=True, listen=lambda: [source.ear]))
+
+    until(agent, lambda: len(source.ticks) > 4)
+
+    assert all(later - earlier >= 50 for earlier, later in itertools.pairwise(source.ticks))
+
+
+def test_what_a_source_gave_is_committed_though_nobody_tells_of_more(agent_of: Any, catalog: Catalog) -> None:
+    left = [ORIGIN.event(catalog, "xid", source="listening", event_ms=1, observed_ms=1)]
+    source = Listening(lambda _: [left.pop()] if left else [])
+    agent, _ = agent_of(Schedule(source, 50, 1.0, commits=True, listen=lambda: [source.ear]))
+
+    until(agent, lambda: len(source.ticks) == 2, timeout_s=2)
+
+
+def test_a_source_that_is_told_is_looked_at_now_and_then_all_the_same(agent_of: Any) -> None:
+    now_ms = [1_000_000]
+    source = Listening()
+    agent, _ = agent_of(Schedule(source, 50, 1.0, commits=True, listen=lambda: [source.ear]), wall_ms=lambda: now_ms[0])
+    until(agent, lambda: len(source.ticks) == 1)
+    agent.step()
+
+    now_ms[0] += 4_900
+    agent.step()
+    assert len(source.ticks) == 1
+    now_ms[0] += 200
+    until(agent, lambda: len(source.ticks) == 2)
+
+
+def test_a_source_that_has_nothing_to_find_is_not_read(agent_of: Any) -> None:
+    wanted = threading.Event()
+    idle, clockwork = Scripted("idle"), Scripted("clockwork")
+    agent, _ = agent_of(Schedule(idle, 20, 1.0, needed=lambda _: wanted.is_set()), Schedule(clockwork, 20, 1.0))
+    until(agent, lambda: len(clockwork.ticks) > 5)
+    assert idle.ticks == []
+
+    wanted.set()
+    until(agent, lambda: len(idle.ticks) > 2)
+
+
+def test_a_source_that_failed_is_read_until_it_recovers_though_it_is_needed_no_more(agent_of: Any) -> None:
+    broken = threading.Event()
+    broken.set()
+
+    def read(_: int) -> list[Record]:
+        if broken.is_set():
+            raise OSError("broken")
+        return []
+
+    agent, sent = agent_of(Schedule(Scripted("one", read), 20, 1.0, needed=lambda _: broken.is_set()))
+    until(agent, lambda: bool(sent.events("source_failed")))
+
+    broken.clear()
+    until(agent, lambda: bool(sent.events("source_recovered")))

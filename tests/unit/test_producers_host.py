@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,6 +147,19 @@ class Host:
     def set_link(self, name: str, state: str, *, flags: str = "0x1003", speed: str = "100000") -> None:
         for file, text in (("operstate", state), ("flags", flags), ("speed", speed)):
             self.write(f"sys/class/net/{name}/{file}", f"{text}\n")
+
+    def plug(self, name: str, place: str, port: int = 0) -> None:
+        """Make it the interface of a card at this place of the bus."""
+        device = self.sys / "class/net" / name / "device"
+        if device.is_dir():
+            shutil.rmtree(device)
+        device.parent.mkdir(parents=True, exist_ok=True)
+        device.symlink_to(f"../../../{place}")
+        self.write(f"sys/class/net/{name}/dev_port", f"{port}\n")
+
+    def rename(self, name: str, to: str) -> None:
+        (self.sys / "class/net" / name).rename(self.sys / "class/net" / to)
+        self.system.networks[to] = self.system.networks.pop(name)
 
     def ask_clock(self) -> KernelClock:
         if isinstance(self.said, OSError):
@@ -540,6 +554,71 @@ def test_an_interface_that_never_had_a_link_is_not_missed(host: Host) -> None:
     host.tick()
     del host.system.networks["eth1"]
     assert [event.kind for event in host.events(5, REPEAT_S)] == []
+
+
+def test_an_interface_that_was_renamed_is_not_gone(host: Host) -> None:
+    host.plug("eth0", "0000:5d:00.0")
+    host.tick()
+    host.rename("eth0", "ens1f0np0")
+    assert [event.kind for event in host.events(10, REPEAT_S)] == []
+
+    host.set_link("ens1f0np0", "down", speed="-1")
+    (event,) = host.events(5)
+    assert (event.kind, event.details["interface"]) == ("network_down", "ens1f0np0")
+
+
+def test_an_interface_that_comes_back_under_another_name_ends_its_trouble(host: Host) -> None:
+    host.plug("eth0", "0000:5d:00.0")
+    host.tick()
+    counted = host.system.networks.pop("eth0")  # its driver is loaded again
+    assert host.kinds(5) == ["network_down"]
+    host.system.networks["eth0"] = counted
+    host.rename("eth0", "ens1f0np0")
+    (event,) = host.events(10)
+    assert (event.kind, event.details["interface"]) == ("link_up", "eth0")
+    assert event.raw == "eth0 is called ens1f0np0 now."
+
+
+def test_a_renamed_interface_without_a_link_is_down_under_its_new_name(host: Host) -> None:
+    host.plug("eth0", "0000:5d:00.0")
+    host.tick()
+    host.set_link("eth0", "down", speed="-1")
+    assert host.kinds(3) == ["network_down"]
+    host.rename("eth0", "ens1f0np0")
+    told = host.events(5)
+    assert [(event.kind, event.details["interface"]) for event in told] == [
+        ("link_up", "eth0"),
+        ("network_down", "ens1f0np0"),
+    ]
+
+
+def test_the_ports_of_one_card_are_not_taken_for_each_other(host: Host) -> None:
+    host.plug("eth0", "0000:5d:00.0", port=0)
+    host.tick()
+    del host.system.networks["eth0"]
+    host.system.networks["ens1d1"] = host.system.networks["eth1"]
+    host.plug("ens1d1", "0000:5d:00.0", port=1)
+    host.set_link("ens1d1", "up")
+    (event,) = host.events(5)
+    assert (event.kind, event.details["state"], event.details["interface"]) == ("network_down", "gone", "eth0")
+
+
+def test_a_bond_that_is_gone_was_removed_by_somebody(host: Host) -> None:
+    host.tick()
+    del host.system.networks["bond0"]
+    (event,) = host.events(10, REPEAT_S)
+    assert (event.kind, event.severity, event.details["state"]) == ("network_disabled", "info", "removed")
+
+
+def test_a_child_interface_that_was_deleted_is_no_card_that_fell_off(host: Host) -> None:
+    host.system.networks["eth0.100"] = host.system.networks["eth0"]
+    host.plug("eth0", "0000:5d:00.0")
+    host.plug("eth0.100", "0000:5d:00.0")
+    host.set_link("eth0.100", "up")
+    host.tick()
+    del host.system.networks["eth0.100"]
+    (event,) = host.events(10, REPEAT_S)
+    assert (event.kind, event.details["interface"]) == ("network_disabled", "eth0.100")
 
 
 def test_an_interface_that_is_gone_for_a_week_is_forgotten(host: Host) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from producers.discovery import Roster
 from producers.nvml import NvmlSource
-from producers.nvml_interface import NvmlError
-from producers.nvml_metrics import COLUMNS
+from producers.nvml.interface import NvmlError
+from producers.nvml.metric_table import COLUMNS
 from producers.simulate.nvml import SimulatedNvml
 from producers.source import Origin
 from schemas import registry

@@ -13,10 +13,10 @@ import pytest
 
 from producers.discovery import Roster, inventory
 from producers.nvml import NvmlSource
-from producers.nvml_conditions import LINK_DOWN, OVER, RULES
-from producers.nvml_counter_calls import COUNTER_CALLS
-from producers.nvml_counter_table import LINKS, NOT_TOLD, NUMBERS, WORDS, Call, Way
-from producers.nvml_counters import NvmlCountersSource
+from producers.nvml.conditions import LINK_DOWN, OVER, RULES
+from producers.nvml.counter_calls import COUNTER_CALLS
+from producers.nvml.counter_table import LINKS, NOT_TOLD, NUMBERS, WORDS, Call, Way
+from producers.nvml.counters import NvmlCountersSource
 from producers.settings import AgentSettings
 from producers.simulate.nvml import SimulatedNvml
 from producers.source import Origin
@@ -152,7 +152,7 @@ def test_a_healthy_gpu_gives_its_counters_limits_and_modes_in_the_units_of_their
     )
     assert (counters.recovery_action, counters.compute_mode) == (["none"] * 4, ["default"] * 4)
     assert counters.nvlink_link_active == [[1.0] * 18] * 4
-    assert counters.nvlink_link_speed_mbps == [[26_562.0] * 18] * 4
+    assert counters.nvlink_link_speed_mbps == [[212_496.0] * 18] * 4  # NVML: 26,562 megabytes a second
     assert (counters.nvlink_symbol_errors[0], counters.nvlink_replays[0]) == (54.0, 0.0)
 
 
@@ -209,7 +209,7 @@ def test_an_older_gpu_is_read_by_the_fields_of_its_links(node: Node) -> None:
     assert events == []
     assert counters.nvlink_link_replays == [[float(link) for link in range(12)]] * 4
     assert counters.nvlink_replays == [66.0] * 4
-    assert counters.nvlink_link_speed_mbps == [[25_781.0] * 12] * 4
+    assert counters.nvlink_link_speed_mbps == [[206_248.0] * 12] * 4
 
 
 def test_a_total_is_never_a_sum_that_lacks_a_link(node: Node) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import pynvml
 import pytest
 
-from producers.nvml_counter_calls import COUNTER_CALLS, health_of
-from producers.nvml_library import CALLS, Library, NvmlError
+from producers.nvml.counter_calls import COUNTER_CALLS, health_of
+from producers.nvml.interface import CALLS, NvmlError
+from producers.nvml.library import Library
 
 OK = int(pynvml.NVML_SUCCESS)
 UINT, ULONG_LONG = pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
@@ -73,7 +74,7 @@ class Libnvidia:
         self.freed = 0
         self.shut_down = 0
         self.fabric: dict[str, Any] = {"state": 3, "status": 0, "healthMask": 0, "healthSummary": 1}
-        self.fabric_version = 3
+        self.fabric_versions = {2, 3}
         self._device = ctypes.c_int(1)
         self._functions: dict[str, Callable[..., int]] = {
             "nvmlInitWithFlags": lambda _: OK,
@@ -81,6 +82,7 @@ class Libnvidia:
             "nvmlDeviceGetCount_v2": lambda out: number(out, 1),
             "nvmlDeviceGetHandleByIndex_v2": self.handle,
             "nvmlDeviceGetTemperature": lambda _device, _sensor, out: number(out, 59),
+            "nvmlDeviceGetTemperatureV": self.temperature,
             "nvmlDeviceGetMarginTemperature": lambda _, out: fill(out, marginTemperature=26),
             "nvmlDeviceGetPowerUsage": lambda _, out: number(out, 631_950),
             "nvmlDeviceGetClockInfo": lambda _, kind, out: number(out, CLOCKS[kind.value]),
@@ -91,6 +93,7 @@ class Libnvidia:
             "nvmlDeviceGetEncoderUtilization": lambda _device, out, _period: number(out, 7),
             "nvmlDeviceGetDecoderUtilization": lambda _device, out, _period: number(out, 9),
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _, out: number(out, 0x44),
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda _, out: number(out, 0x44),
             "nvmlDeviceGetPcieThroughput": lambda _, kind, out: number(out, PCIE[kind.value]),
             "nvmlDeviceGetComputeRunningProcesses_v3": self.processes,
             "nvmlDeviceGetFieldValues": self.fields,
@@ -129,7 +132,9 @@ class Libnvidia:
                 number(low, 200_000) or number(high, 710_000)
             ),
             "nvmlDeviceGetTemperatureThreshold": lambda _, which, out: number(out, THRESHOLDS[which.value]),
-            "nvmlDeviceGetMemoryInfo_v2": lambda _, out: fill(out, total=85_000_000_000, reserved=600_000_000),
+            "nvmlDeviceGetMemoryInfo_v2": lambda _, out: fill(
+                out, total=85_000_000_000, reserved=600_000_000, used=20_180_679_168
+            ),
             "nvmlDeviceGetMaxClockInfo": lambda _, kind, out: number(out, CLOCKS[kind.value] + 1),
             "nvmlDeviceGetMigMode": lambda _, now, then: number(now, 0) or number(then, 1),
             "nvmlDeviceGetEccMode": lambda _, now, then: number(now, 1) or number(then, 0),
@@ -159,6 +164,10 @@ class Libnvidia:
         kind = ctypes.POINTER(pynvml.struct_c_nvmlDevice_t)
         out._obj.contents = ctypes.cast(ctypes.pointer(self._device), kind).contents
         return OK
+
+    def temperature(self, _: Any, out: Any) -> int:
+        assert out._obj.version == pynvml.nvmlTemperature_v1
+        return fill(out, temperature=59) if out._obj.sensorType == pynvml.NVML_TEMPERATURE_GPU else 2
 
     def processes(self, _: Any, count: Any, out: Any) -> int:
         number(count, 2)
@@ -192,7 +201,7 @@ class Libnvidia:
         return OK if pages is not None else int(pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
 
     def fabric_info(self, _: Any, out: Any) -> int:
-        if out._obj.version >> 24 > self.fabric_version:
+        if out._obj.version >> 24 not in self.fabric_versions:
             return int(pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH)
         names = {name for name, _ in out._obj._fields_}
         return fill(out, **{name: value for name, value in self.fabric.items() if name in names})
@@ -257,7 +266,7 @@ def library(driver: Libnvidia) -> Iterator[Library]:
         ("sm_clock", (1980,)),
         ("memory_clock", (2619,)),
         ("utilization", (100, 11)),
-        ("memory", (20_780_679_168,)),
+        ("memory", (20_180_679_168,)),
         ("bar1", (3_000_000,)),
         ("pstate", (0,)),
         ("encoder", (7,)),
@@ -273,6 +282,41 @@ def test_a_call_gives_what_the_driver_says(library: Library, call: str, answer: 
 
     assert found == answer
     assert len(found) == len(CALLS[call])
+
+
+NEWER = {
+    # the call: what newer drivers answer by, what older ones do, what both say
+    "temperature": ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", (59,), (59,)),
+    "throttle": (
+        "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons", (0x44,), (0x44,)
+    ),
+    "memory": ("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetMemoryInfo", (20_180_679_168,), (20_780_679_168,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", NEWER)
+def test_a_driver_that_has_dropped_a_deprecated_call_is_read_all_the_same(
+    library: Library, driver: Libnvidia, call: str
+) -> None:
+    _, older, says, _ = NEWER[call]
+    driver.errors[older] = pynvml.NVML_ERROR_DEPRECATED  # as NVIDIA announces it for CUDA 14
+    assert tuple(library.read(library.handle(0), call)) == says
+
+
+@pytest.mark.parametrize("call", NEWER)
+def test_a_driver_that_is_older_than_a_call_is_asked_by_the_one_before(
+    library: Library, driver: Libnvidia, call: str
+) -> None:
+    newer, _, _, says = NEWER[call]
+    del driver._functions[newer]
+    assert tuple(library.read(library.handle(0), call)) == says
+
+
+def test_memory_in_use_is_without_what_the_driver_keeps_for_itself(library: Library) -> None:
+    handle = library.handle(0)
+    (used,) = library.read(handle, "memory")
+    _, reserved = library.read(handle, "memory_limits")
+    assert used + reserved == 20_780_679_168  # what the call that knows no reserve says is used
 
 
 def test_fields_come_in_one_call_and_a_field_that_is_not_supported_spoils_no_other(library: Library) -> None:
@@ -319,7 +363,7 @@ def test_a_gpu_says_who_it_is_and_what_cannot_be_told_is_none(library: Library, 
 
 def test_a_lost_gpu_is_an_error_with_its_code(library: Library, driver: Libnvidia) -> None:
     handle = library.handle(0)
-    driver.errors |= dict.fromkeys(("nvmlDeviceGetTemperature", "nvmlDeviceGetSerial"), pynvml.NVML_ERROR_GPU_IS_LOST)
+    driver.errors |= dict.fromkeys(("nvmlDeviceGetTemperatureV", "nvmlDeviceGetSerial"), pynvml.NVML_ERROR_GPU_IS_LOST)
 
     with pytest.raises(NvmlError, match="GPU is lost") as reading:
         library.read(handle, "temperature")
@@ -422,7 +466,7 @@ def test_any_fields_can_be_asked_for_many_at_once(library: Library) -> None:
 def test_a_driver_before_the_health_summary_of_the_fabric_has_its_mask_read(
     library: Library, driver: Libnvidia
 ) -> None:
-    driver.fabric_version = 2
+    driver.fabric_versions = {2}
     handle = library.handle(0)
     healthy = 2 | 2 << 2 | 2 << 4 | 2 << 6
     driver.fabric["healthMask"] = healthy
@@ -431,6 +475,16 @@ def test_a_driver_before_the_health_summary_of_the_fabric_has_its_mask_read(
     assert health_of(healthy & ~3 | 1) == pynvml.NVML_GPU_FABRIC_HEALTH_SUMMARY_LIMITED_CAPACITY
     assert health_of(1 | 1 << 4) == pynvml.NVML_GPU_FABRIC_HEALTH_SUMMARY_UNHEALTHY
     assert health_of(0) == pynvml.NVML_GPU_FABRIC_HEALTH_SUMMARY_NOT_SUPPORTED
+
+
+@pytest.mark.parametrize("versions", [{2}, {2, 3}, {3}], ids=["old", "now", "when version 2 is gone"])
+def test_the_nvlink_domain_of_a_rack_is_its_cluster_and_clique(
+    library: Library, driver: Libnvidia, versions: set[int]
+) -> None:
+    driver.fabric_versions = versions
+    cluster = (ctypes.c_uint8 * 16)(*range(16))
+    driver.fabric |= {"clusterUuid": cluster, "cliqueId": 32_766}
+    assert library.identify(library.handle(0), 0).nvlink_domain == f"{bytes(range(16)).hex()}.32766"
 
 
 def test_a_gpu_that_has_not_joined_its_fabric_has_no_status_and_no_health(library: Library, driver: Libnvidia) -> None:

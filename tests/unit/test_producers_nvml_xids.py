@@ -10,8 +10,8 @@ import pytest
 
 from producers.discovery import Roster
 from producers.nvml import NvmlSource
-from producers.nvml_interface import NvmlError, Watch, Xid
-from producers.nvml_xids import AT_ONCE, NvmlXidSource, XidWatchError
+from producers.nvml.interface import NvmlError, Watch, Xid
+from producers.nvml.xids import AT_ONCE, NvmlXidSource, XidWatchError
 from producers.simulate.nvml import SimulatedNvml
 from producers.source import Origin
 from schemas.catalog import Catalog, load

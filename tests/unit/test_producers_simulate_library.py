@@ -14,7 +14,9 @@ import pytest
 
 from producers.settings import RackSpec, SimulateSettings
 from producers.simulate.arrivals import Arrivals
+from producers.simulate.counters import LINK_COUNTERS
 from producers.simulate.faults import PLANS
+from producers.simulate.faults.nvlink import other_end
 from producers.simulate.faults.scene import Scene
 from producers.simulate.files import run as run_to_files
 from producers.simulate.fleet import SimulatedFleet, Step
@@ -23,7 +25,7 @@ from producers.simulate.topology import build, from_inventory, racks_of
 from producers.simulate.truth import Truth
 from schemas.catalog import load
 from schemas.codec import SingleObjectCodec
-from schemas.ids import gpu_id, node_id
+from schemas.ids import gpu_id, node_id, nvswitch_id
 from schemas.records import GpuCounters, HardwareEvent, NodeSample
 
 START_MS = 1_736_121_600_000
@@ -375,6 +377,62 @@ def test_a_failed_link_of_a_rack_is_felt_by_its_domain_within_seconds_and_by_no_
         assert 50 <= len({echo.gpu for echo in echoes}) <= 71
         assert event.gpu not in {echo.gpu for echo in echoes}
         assert all(0 < echo.event_ms - event.event_ms <= 2100 for echo in echoes)
+
+
+@pytest.fixture(scope="module")
+def links() -> Run:
+    return one_kind("nvlink_degrades", rate=rate_for("nvlink_degrades"))
+
+
+def test_the_errors_of_a_gpu_are_those_of_its_links(links: Run) -> None:
+    for step in links.steps:
+        if step.counts is None or step.link_counts is None:
+            continue
+        for total, of_links in LINK_COUNTERS.items():
+            np.testing.assert_array_equal(step.counts[total], step.link_counts[of_links].sum(axis=1))
+
+
+def test_the_link_that_degrades_shows_it_and_the_others_of_its_gpu_do_not(links: Run) -> None:
+    at_hand = {step.tick_ms: step.link_counts for step in links.steps if step.link_counts is not None}
+    roots = [line for line in links.truth if line.role == "root" and line.hard_ms]
+    assert roots
+    for line in roots:
+        number = links.gpu[line.component]
+        before = at_hand[max(tick for tick in at_hand if tick <= line.start_ms)]
+        after = at_hand[max(tick for tick in at_hand if tick < line.hard_ms)]
+        rise = after["nvlink_link_replays"][number] - before["nvlink_link_replays"][number]
+        bad = int(rise.argmax())
+        assert rise[bad] > 1000 > 100 > sum(rise) - rise[bad]
+        down = at_hand[min(tick for tick in at_hand if tick >= line.hard_ms)]
+        assert np.flatnonzero(down["nvlink_link_active"][number] == 0).tolist() == [bad]
+
+
+def test_a_link_of_an_hgx_gpu_is_told_of_by_the_switch_at_its_other_end_too(links: Run) -> None:
+    failed = [event for event in links.events if event.code == 74]
+    assert failed
+    for event in failed:
+        node = links.node[event.node]
+        switches = [
+            e for e in links.events if e.kind == "sxid" and e.node == event.node and e.event_ms > event.event_ms
+        ]
+        fatal = next(e for e in switches if e.code == 20034)
+        assert fatal.event_ms - event.event_ms < 1000
+        assert (fatal.severity, fatal.details["variant"]) == ("critical", "fatal")
+        part = next(one for one in links.truth if one.component == nvswitch_id(node.name, fatal.pci))
+        root = next(one for one in links.truth if one.fault_id == part.fault_id and one.role == "root")
+        assert (part.role, root.gpu) == ("symptom", event.gpu)
+
+
+def test_a_rack_wide_domain_has_its_switches_elsewhere(links: Run) -> None:
+    assert {links.node[event.node].kind for event in links.events if event.kind == "sxid"} == {"hgx"}
+
+
+def test_no_two_links_of_a_node_lead_to_the_same_port_of_a_switch() -> None:
+    (node, *_) = build((RackSpec(kind="hgx", racks=1, nodes=1),), seed=1)
+    ends = [other_end(node, gpu, link) for gpu in node.gpus for link in range(node.platform.links)]
+    assert len(set(ends)) == len(ends)
+    assert {switch for switch, _ in ends} == set(range(len(node.platform.switches)))
+    assert all(0 <= port < 64 for _, port in ends)
 
 
 def test_lost_power_takes_every_node_behind_the_pdu_at_once_and_no_other() -> None:

@@ -15,7 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from producers.source import Reading, Source, Worker
+from producers.dcgm.settings import ExporterSettings
+from producers.facility.settings import BmcSettings, FacilitySettings
+from producers.node import Schedule, sources
+from producers.settings import AgentSettings
+from producers.simulate.nvml import SimulatedNvml
+from producers.source import Origin, Reading, Source, Worker
 from schemas.catalog import Catalog, load
 from schemas.codec import SingleObjectCodec
 from schemas.records import HardwareEvent, InventoryRecord, Record
@@ -95,6 +100,41 @@ def endure(bench: Bench, *sources: Source, ticks: int) -> list[tuple[list[Record
                 errors.append(error)
         bench.settle()
     return said
+
+
+@pytest.fixture
+def everything(tmp_path: Path, catalog: Catalog) -> Iterator[list[Schedule]]:
+    """Every source that a node can have, the real ones."""
+    log = tmp_path / "kern.log"
+    log.touch()
+    settings = AgentSettings(
+        node="node-1",
+        rack="rack-7",
+        kernel_logs=(log,),
+        state_dir=tmp_path / "state",
+        dcgm_exporter=ExporterSettings(url="http://127.0.0.1:1/metrics"),
+        facility=FacilitySettings(bmcs=(BmcSettings(url="http://127.0.0.1:1"),)),
+    )
+    schedules = sources(settings, Origin("site", "rack-7", "node-1", "boot"), catalog, SimulatedNvml(2))
+    yield schedules
+    for schedule in schedules:
+        if close := getattr(schedule.source, "close", None):
+            close()
+
+
+def test_every_source_of_a_node_has_its_bench(everything: list[Schedule]) -> None:
+    assert sorted(schedule.source.name for schedule in everything) == sorted(BENCHES)
+
+
+def test_a_source_that_is_not_needed_now_has_nothing_to_say(everything: list[Schedule]) -> None:
+    local = [one for one in everything if one.source.name not in {"dcgm_exporter", "facility"}]
+    spared = set()
+    for now_ms in range(1_000_000, 1_005_000, 1_000):
+        for schedule in local:
+            needed, said = schedule.needed(now_ms), list(schedule.source.read(now_ms))
+            spared |= set() if needed else {schedule.source.name}
+            assert needed or not said, schedule.source.name
+    assert spared == {"nvml_xids", "nvidia_smi", "discovery"}
 
 
 @every_source
@@ -219,7 +259,7 @@ def test_one_that_hangs_says_at_what_and_holds_up_nobody(bench: Bench, name: str
     bench.hang()
     bench.now_s += bench.period_s
     out: queue.SimpleQueue[Reading] = queue.SimpleQueue()
-    hanging, healthy = Worker(source, out), Worker(_Healthy(), out)
+    hanging, healthy = Worker(source, out.put), Worker(_Healthy(), out.put)
 
     assert hanging.order(bench.now_ms)
     _until(lambda: hanging.busy_s() > 0.15)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from schemas.records import Fault, InventoryRecord
+from streams.replay import Told
 from tests.quality.baselines import BASELINES
-from tests.quality.judging import CHAIN_MS, TimeOnly, Written, fold, ours, outcome, shuffled
+from tests.quality.judging import CHAIN_MS, TimeOnly, fold, ours, outcome, shuffled
 from tests.quality.matching import match, true_faults
 from tests.quality.recording import Scene, record
 from tests.quality.scores import fault_score, incident_score
 
 
-def _written(fault_id: str, at_ms: int, component: str = "gpu:A") -> Written:
-    return Written(
+def _written(fault_id: str, at_ms: int, component: str = "gpu:A") -> Told:
+    return Told(
         at_ms,
         Fault(
             fault_id=fault_id, revision=1, state="open", site="s", rack="r", node="n", component=component,

@@ -8,7 +8,8 @@ from producers.simulate.library import library
 from producers.simulate.truth import Truth
 from schemas.catalog import load
 from schemas.records import Fault, Incident, Member
-from tests.quality.judging import Outcome, SeenFault, SeenIncident
+from streams.replay import SeenIncident
+from tests.quality.judging import Outcome, SeenFault
 from tests.quality.matching import LATE_MS, Matched, TrueFault, match, rules, true_faults
 from tests.quality.recording import Recording, Scene
 from tests.quality.scores import FaultScore, fault_score, incident_score

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from schemas import registry
 from schemas.catalog import load
-from schemas.catalog.causes import causes
+from schemas.catalog.causes import ANY, causes
 from schemas.catalog.metrics import metrics
 from schemas.catalog.rules import Rule
 
@@ -62,9 +62,19 @@ def test_a_rule_that_no_detector_could_run_is_refused(changes: dict[str, float |
 
 def test_causes_tie_fault_classes_that_exist() -> None:
     for row in causes().causes:
-        assert {row.cause, row.effect} <= set(CATALOG.faults), row.name
+        assert {row.cause, row.effect} <= {*CATALOG.faults, ANY}, row.name
+        assert row.cause != ANY, row.name
     for common in causes().common_causes:
         assert common.effect in CATALOG.faults, common.name
+    assert set(causes().tell_apart) <= set(CATALOG.faults)
+
+
+def test_what_would_tell_apart_names_only_the_two_that_it_is_about() -> None:
+    table = causes()
+    with pytest.raises(ValueError, match="node"):
+        replace(table, tell_apart={"gpu_lost": "boot {node}"}).__post_init__()
+    every = {row.tell_apart for row in table.common_causes} | set(table.tell_apart.values())
+    assert all("{root}" in text for text in every), "each says where to look otherwise"
 
 
 def test_cause_codes_belong_to_the_class_that_they_narrow() -> None:

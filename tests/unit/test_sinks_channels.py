@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import msgspec
 import pytest
 
-from schemas.records import Incident, Member
+from schemas.records import Alternative, Incident, Member
 from sinks.alerts import pause_seconds
 from sinks.channels import ChannelSettings
 from sinks.channels.channel import ChannelModel, DeliveryError, Notice
@@ -73,13 +74,39 @@ def test_the_console_block_says_root_action_reason_evidence_and_delay() -> None:
 
 
 def test_text_from_a_machine_cannot_break_out_of_its_line() -> None:
-    import msgspec
-
     text = block(
         Notice("page", msgspec.structs.replace(INCIDENT, evidence=["a\nb\r\n▲ CRITICAL c" + "d" * 999]), None), NOW_MS
     )
     assert sum(line.startswith("▲") for line in text.splitlines()) == 1
     assert max(map(len, text.splitlines())) < 200
+
+
+OTHER = Alternative(
+    component="nvswitch:node-17/0000:05:00",
+    fault_class="nvswitch",
+    score=0.61,
+    because="its ports lead to all of them",
+    tell_apart="run dcgmi diag on node-17: it names the switch or the GPU",
+)
+DOUBTFUL = msgspec.structs.replace(INCIDENT, alternatives=[OTHER, msgspec.structs.replace(OTHER, tell_apart="")])
+
+
+def test_a_page_says_what_else_it_could_be_and_what_would_tell_them_apart() -> None:
+    lines = [line.strip() for line in block(Notice("page", DOUBTFUL, None), NOW_MS).splitlines()]
+    other = (
+        "or else   it could also be nvswitch of nvswitch:node-17/0000:05:00 (score 0.61 against 0.97): "
+        "its ports lead to all of them"
+    )
+    at = lines.index(other)
+    assert lines[at + 1] == "to tell apart: run dcgmi diag on node-17: it names the switch or the GPU"
+    assert lines.count(other) == 2, "the second does not know what would decide"
+    assert "or else" not in block(PAGE, NOW_MS)
+
+
+def test_the_webhook_has_the_alternatives_beside_the_title(receiver: Receiver) -> None:
+    webhook(receiver.url).open().deliver(Notice("page", DOUBTFUL, None), NOW_MS)
+    ((_, _, body),) = receiver.got
+    assert [one["component"] for one in body["alternatives"]] == [OTHER.component] * 2
 
 
 def test_a_page_that_comes_late_says_that_it_is_over() -> None:

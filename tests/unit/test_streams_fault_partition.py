@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from schemas.catalog import load
 from schemas.catalog.causes import causes
-from schemas.records import Fault
+from schemas.records import Fault, Verdict
 from schemas.topics import ANOMALIES, EVENTS, FAULTS
 from streams.partitions import FaultPartition, IncidentPartition, Memory, Outcome
 from streams.settings import StreamsSettings
 from streams.topology import Topology
-from tests.streams_scenes import CODEC, START_MS, Message, anomaly, event, log, message
+from tests.streams_scenes import CODEC, START_MS, Message, anomaly, event, in_inventory, log, message
 
 CATALOG = load()
 SETTINGS = StreamsSettings()
@@ -145,6 +145,78 @@ def test_a_memory_that_another_build_wrote_is_left_out() -> None:
     held = partition({"fault|odd": b"not ours", "standing|x": b"junk", **memory})
     assert told(held.run(log([event(code=79, gpu="a", at_s=9)], first=1), NOW_MS)) == [("gpu:a", "updated", 2)]
     assert len(IncidentPartition(SETTINGS, CATALOG, causes(), Topology(), CODEC, {"incident|x": b"junk"}, ENDS)) == 0
+
+
+def test_a_fault_is_never_kept_without_the_history_that_it_knows() -> None:
+    keys = [key.partition("|")[0] for key in partition().run(SCENE, NOW_MS).memory]
+    assert keys == sorted(keys, key=["health", "history", "fault", "applied"].index)
+
+
+def test_what_a_component_went_through_survives_a_restart() -> None:
+    memory = kept({}, partition().run(SCENE[:3], NOW_MS).memory)
+    again = partition(memory).run(SCENE[3:4], NOW_MS)
+    assert [(one.fault_class, one.recurrence) for one in again.records if isinstance(one, Fault)] == [("gpu_lost", 1)]
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def judged(outcome: Outcome) -> dict[str, Verdict]:
+    return {one.component: one for one in outcome.records if isinstance(one, Verdict)}
+
+
+def test_a_fault_is_followed_by_the_verdicts_that_it_leads_to() -> None:
+    outcome = partition().run(log([event(code=79, gpu="a")]), NOW_MS)
+    assert [type(one).__name__ for one in outcome.records] == ["Fault", "Verdict", "Verdict", "Verdict"]
+    found = judged(outcome)
+    assert {component: (one.health, one.rentable) for component, one in found.items()} == {
+        "gpu:a": ("unhealthy", False),
+        "node:n1": ("unhealthy", False),
+        "rack:r1": ("degraded", False),
+    }, "its only GPU is all that the node has"
+    assert found["gpu:a"].decided_ms == START_MS, "when the event reached Kafka"
+
+
+def test_the_health_of_a_rack_is_kept_before_the_faults_that_changed_it() -> None:
+    kept_as = [key.partition("|")[0] for key in partition().run(EVENTS_LOG, NOW_MS).memory]
+    assert kept_as.index("health") < kept_as.index("fault")
+
+
+def test_what_quiet_ends_is_judged_as_of_when_it_was_quiet_for_long_enough() -> None:
+    held = partition()
+    held.run(log([event(code=94, gpu="a")]), NOW_MS)
+    quiet_ms = quiet_after("gpu_memory_contained")
+    later = judged(held.advance(NOW_MS + quiet_ms + 5000))
+    assert (later["gpu:a"].reasons, later["gpu:a"].decided_ms) == ([], START_MS + quiet_ms)
+
+
+def test_what_an_operator_says_of_a_node_is_no_sign_that_it_lives() -> None:
+    held = partition()
+    said = event("maintenance_ended", gpu=None, source="operator")
+    assert judged(held.run(log([said]), NOW_MS)) == {}
+    assert set(judged(held.run(log([event("link_up", gpu=None)], first=1), NOW_MS))) == {"node:n1", "rack:r1"}
+
+
+def test_one_part_in_two_places_is_unknown_and_a_wrong_line_in_a_file_is_only_warned_of() -> None:
+    details = {"component": "node:n1", "point": "declared_elsewhere"}
+    wrong = event("inventory_contradiction", gpu=None, source="inventory", details=details)
+    verdict = judged(partition().run(log([wrong]), NOW_MS))["node:n1"]
+    assert (verdict.health, verdict.rentable, len(verdict.reasons)) == ("healthy", True, 1)
+    twice = replace(wrong, details=details | {"point": "two_places", "variant": "two_places"})
+    verdict = judged(partition().run(log([twice]), NOW_MS))["node:n1"]
+    assert (verdict.health, verdict.rentable) == ("unknown", False)
+
+
+def test_what_the_inventory_shows_is_judged_at_the_next_step_of_time() -> None:
+    topology = Topology()
+    ends, known = ENDS, replace(in_inventory("gpu:S1", node="n1"), source="discovered")
+    held = FaultPartition(SETTINGS, CATALOG, causes(), topology, CODEC, {}, ends, NOW_MS)
+    topology.learn(known)
+    held.learnt(known)
+    outcome = held.advance(NOW_MS)
+    assert set(judged(outcome)) == {"gpu:S1", "node:n1", "rack:r1"}
+    assert held.health == {("gpu", "healthy"): 1, ("node", "healthy"): 1, ("rack", "healthy"): 1}
+    assert held.advance(NOW_MS + 100) == Outcome()
 
 
 # --- time -------------------------------------------------------------------------------------------------------------

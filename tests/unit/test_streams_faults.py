@@ -2,63 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from schemas.catalog import load
-from schemas.catalog.causes import causes
 from schemas.records import Anomaly, Fault, HardwareEvent
-from streams.faults import FaultBook
-from streams.topology import Topology
+from tests.streams_book import CATALOG, Book, clears, told
 from tests.streams_scenes import START_MS, anomaly, event, in_inventory
 
-CATALOG = load()
 DAY_S = 24 * 3600
-
-
-class Book:
-    """A fault book with all that it wrote; records reach Kafka when they say, unless told otherwise."""
-
-    def __init__(self, topology: Topology | None = None) -> None:
-        self.topology = topology or Topology()
-        self.book = FaultBook(CATALOG, causes(), self.topology)
-        self.written: list[Fault] = []
-
-    def take(self, *records: HardwareEvent | Anomaly) -> list[Fault]:
-        found: list[Fault] = []
-        for record in records:
-            if isinstance(record, HardwareEvent):
-                found += self.book.on_event(record, record.event_ms)
-            else:
-                found += self.book.on_anomaly(record, record.tick_ms)
-        self.written += found
-        return found
-
-    def wait(self, until_s: float) -> list[Fault]:
-        now_ms = START_MS + round(until_s * 1000)
-        found = [*self.book.end_quiet(now_ms), *self.book.flush(now_ms)]
-        self.written += found
-        return found
-
-    def restarted(self, memory: dict[str, bytes] | None = None) -> Book:
-        """Another worker goes on with the memory."""
-        kept = self.memory() if memory is None else memory
-        again = Book(self.topology)
-        for key, state in kept.items():
-            again.book.restore(key, state)
-        again.book.restored(10**9, 10**9)
-        return again
-
-    def memory(self) -> dict[str, bytes]:
-        """All that was ever kept and still is."""
-        held = {**self.book._open, **self.book._ended}
-        self.book._touched = set(held)
-        return {key: state for key, state in self.book.changes().items() if state is not None}
-
-
-def told(faults: Iterable[Fault]) -> list[tuple[str, str, int]]:
-    return [(one.fault_class, one.state, one.count) for one in faults]
 
 
 def test_the_first_evidence_opens_a_fault_with_what_the_catalogue_says() -> None:
@@ -136,6 +88,9 @@ def test_what_is_known_of_a_gpu_is_its_slot_until_the_inventory_tells_its_serial
 def test_a_fault_is_about_what_its_class_is_about() -> None:
     book = Book()
     (switch,) = book.take(event("sxid", 11001, gpu=None, pci="0000:c1:00"))
+    # an error of a link, in the catalogue's words one of NVLink: and still it is the switch's own
+    (retried,) = book.take(event("sxid", 20009, gpu=None, pci="0000:c3:00"))
+    assert (retried.fault_class, retried.component) == ("nvlink", "nvswitch:n1/0000:c3:00")
     (port,) = book.take(event("link_flap", gpu=None, details={"interface": "ib0"}))
     (node,) = book.take(event("driver_unavailable", gpu=None))
     assert (switch.component, switch.component_kind) == ("nvswitch:n1/0000:c1:00", "nvswitch")
@@ -236,10 +191,6 @@ def test_evidence_that_arrives_late_moves_the_beginning_back() -> None:
 # --- how it ends ------------------------------------------------------------------------------------------------------
 
 
-def clears(book: Book) -> list[str]:
-    return [one.fault_class for one in book.written if one.state == "cleared"]
-
-
 def an_event_of(fault_class: str) -> HardwareEvent:
     """Any event that opens a fault of a class."""
     rule = next(one.rule for one in CATALOG if one.fault_class == fault_class and one.rule.count(".") == 1)
@@ -263,6 +214,25 @@ def test_quiet_for_as_long_as_the_class_says_ends_a_fault(name: str) -> None:
     assert book.wait(quiet_s - 0.001) == []
     (over,) = book.wait(quiet_s)
     assert (over.state, over.fault_id, over.cleared_ms) == ("cleared", opened.fault_id, START_MS + quiet_s * 1000)
+
+
+def test_evidence_after_that_quiet_is_a_new_life_also_where_all_of_it_comes_at_once() -> None:
+    """A node that was cut off, a worker that was away, a replay: what happened on two days are two faults."""
+    book = Book()
+    first, late = event(code=31, at_s=0), event(code=31, at_s=QUIET["application"])
+    book.book.on_event(first, late.event_ms + 5)
+    over, again = book.book.on_event(late, late.event_ms + 5)
+    assert (over.state, over.cleared_ms) == ("cleared", START_MS + QUIET["application"] * 1000)
+    assert (again.state, again.count) == ("open", 1)
+    assert again.fault_id != over.fault_id
+    assert book.book.on_event(first, late.event_ms + 6) == []  # of the life before, delivered once more
+
+
+def test_a_clock_that_is_ahead_tells_nothing_of_a_quiet() -> None:
+    book = Book()
+    book.book.on_event(event(code=31, at_s=0), START_MS)
+    (same,) = book.book.on_event(event(code=31, at_s=DAY_S), START_MS + 1000)
+    assert (same.state, same.count) == ("updated", 2)
 
 
 def test_a_class_that_never_goes_quiet_stays() -> None:
@@ -369,9 +339,16 @@ def test_a_recovery_ends_what_it_recovers_on_its_node(wrong: str, well: str) -> 
 
 
 def test_every_way_to_end_that_the_catalogue_names_is_a_way_that_the_book_knows() -> None:
-    from streams import faults
+    from streams.faults import book
 
-    known = {*faults._CLEARING_KINDS.values(), "anomaly_cleared", "new_boot", "recovery_action_none", "operator"}
+    known = {
+        *book._CLEARING_KINDS.values(),
+        "maintenance_ended",
+        "anomaly_cleared",
+        "new_boot",
+        "recovery_action_none",
+        "operator",
+    }
     assert {way for one in CATALOG.faults.values() for way in one.clears_on} <= known
 
 
@@ -448,8 +425,8 @@ def test_the_book_does_not_grow_with_what_is_over() -> None:
         book.take(event(code=31, gpu=f"g{number}", at_s=at_s))
         book.wait(at_s + 900)
     assert len(book.book) == 0
-    assert len(book.book._ended) < 10
-    assert len(book.book._open) == 0
+    assert len(book.book._shelf.ended) < 10
+    assert len(book.book._shelf.open) == 0
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

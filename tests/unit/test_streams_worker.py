@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.partitioner import DefaultPartitioner
 from faust.types import TP
+from msgspec.structs import replace
 
-from schemas.records import Fault, HardwareEvent
+from schemas.records import Fault, HardwareEvent, Verdict
 from schemas.topics import ANOMALIES, EVENTS, FAULTS, SAMPLES
+from streams import metrics
 from streams.faults import FaultBook
 from streams.partitions import Outcome
+from streams.readback import Learnt, partition_of
 from streams.settings import StreamsSettings
 from streams.worker import Worker
-from tests.streams_scenes import event, log, sample
+from tests.streams_scenes import event, in_inventory, log, sample
 
 
 class Bench(Worker):
@@ -29,6 +33,9 @@ class Bench(Worker):
 
     def _memory(self, partition: int, *topics: str) -> tuple[dict[str, bytes], dict[str, int]]:
         return dict(self.kept), dict.fromkeys(topics, 10**6)
+
+    def _partitions(self, topic: str) -> int:
+        return 1
 
     async def _deliver(self, partition: int, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -129,3 +136,54 @@ def test_time_goes_on_for_what_is_ours_only(tmp_path: Path) -> None:
         assert not worker._incidents
 
     on(scene)
+
+
+def components(partition: int) -> dict[tuple[str, str], float]:
+    """What `/metrics` says of a partition's components, by kind and health; those of which there are none left out."""
+    (family,) = metrics.COMPONENTS.collect()
+    found = [one for one in family.samples if one.labels["partition"] == str(partition)]
+    return {(one.labels["kind"], one.labels["health"]): one.value for one in found if one.value}
+
+
+def test_components_are_counted_by_health_while_their_partition_is_ours(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = Bench(tmp_path)
+        await worker._on_assigned(worker.app, {TP(EVENTS, 0), TP(ANOMALIES, 0)})
+        lost = log([event(code=79, gpu="a"), event("link_up", node="n2", gpu="b")])
+        await worker._work(EVENTS, lost, worker._run_evidence)
+        await worker._on_timer()
+        assert components(0) == {
+            ("gpu", "unhealthy"): 1,
+            ("gpu", "healthy"): 1,
+            ("node", "unhealthy"): 1,
+            ("node", "healthy"): 1,
+            ("rack", "degraded"): 1,
+        }
+        await worker._on_revoked(worker.app, {TP(EVENTS, 0), TP(ANOMALIES, 0)})
+        assert components(0) == {}
+
+    on(scene)
+
+
+def test_what_the_inventory_shows_reaches_the_partitions_that_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        worker = Bench(tmp_path)
+        await worker._on_assigned(worker.app, {TP(EVENTS, 0), TP(ANOMALIES, 0)})
+        await worker._on_timer()
+        record = replace(in_inventory("gpu:S1", node="n1"), source="discovered")
+        monkeypatch.setattr(worker._inventory, "follow", lambda: [Learnt(0, 0, record.seen_ms, record)])
+        await worker._follow()
+        await worker._on_timer()
+        told = [one for outcome in worker.outcomes for one in outcome.records if isinstance(one, Verdict)]
+        assert [one.component for one in told] == ["node:n1", "gpu:S1", "rack:r1"]
+
+    on(scene)
+
+
+def test_a_rack_is_looked_for_where_kafkas_own_partitioner_puts_it() -> None:
+    for key in ("rack-1", "r", "hall-a/7", "größer"):
+        for spread in (1, 4, 32, 33):
+            everywhere = list(range(spread))
+            assert partition_of(key, spread) == DefaultPartitioner()(key.encode(), everywhere, everywhere)

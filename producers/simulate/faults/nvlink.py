@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from producers.simulate.faults.scene import HOUR_S, MINUTE_S, Draw, Spot, lasts, reboot, recovery, xid
+from producers.simulate.faults.scene import HOUR_S, MINUTE_S, Draw, Spot, lasts, reboot, recovery, sxid, xid
 from producers.simulate.plan import Effect, Part, Plan, Said
+from producers.simulate.topology import Gpu, Node
 
 LINK_DOWN = 0x004405C6
 """Xid 149's interrupt info (drivers before R575): NETIR_LINK_EVT/NETIR_LINK_DOWN, signal integrity of this end's link.
 The link's number stands from bit 13."""
 RESPONSE_LOST = 0x040808E2
 """Xid 145's: RLW_SRC_TRACK, a response over NVLink that did not come; the link's number likewise."""
+
+_PORTS_OF_A_GPU, _GPUS_AT_A_SWITCH = 8, 8
+"""An NVSwitch of an HGX board has 64 ports; a GPU has four or five of its links there."""
 
 
 def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
@@ -19,7 +23,7 @@ def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
     link = int(draw.integers(node.platform.links))
     rising = tuple(
         Effect("count", at_s, fails_s, (gpu.number,), total, ramp_s=fails_s - at_s, name=name, parts=(0,),
-               visible=visible)
+               visible=visible, link=link)
         for name, total, visible in (
             ("nvlink_recoveries", float(draw.integers(40, 600)), 10.0),
             ("nvlink_replays", float(draw.integers(2000, 90_000)), 200.0),
@@ -41,8 +45,18 @@ def nvlink_degrades(spot: Spot, at_s: float, draw: Draw) -> Plan:
         down = (*down, Effect("stops", repaired_s - 6 * MINUTE_S, repaired_s, spot.gpu_numbers))
     effects = (
         *rising,
-        Effect("links", fails_s, repaired_s, (gpu.number,), 1.0, parts=(0,)),
-        Effect("count", fails_s, fails_s, (gpu.number,), 1.0, name="nvlink_recoveries_failed", parts=(0,), visible=1.0),
+        Effect("links", fails_s, repaired_s, (gpu.number,), 1.0, parts=(0,), link=link),
+        Effect(
+            "count",
+            fails_s,
+            fails_s,
+            (gpu.number,),
+            1.0,
+            name="nvlink_recoveries_failed",
+            parts=(0,),
+            visible=1.0,
+            link=link,
+        ),
         Effect("stops", fails_s, repaired_s, (gpu.number,), parts=(0,)),
         Effect("held", fails_s, repaired_s, (node.number,)),
         *down,
@@ -73,10 +87,26 @@ def _rack_wide(spot: Spot, root: Part, fails_s: float, link: int, draw: Draw) ->
 
 
 def _inside_node(root: Part, spot: Spot, fails_s: float, link: int) -> tuple[list[Part], list[Said]]:
-    """XID 74 on the GPU; the other end of an HGX link is an NVSwitch."""
+    """XID 74 on the GPU, and a moment later the fault of the port behind it, in three lines as the driver has it."""
+    node, gpu = spot.node, spot.one
     broken = f"NVLink: fatal error detected on link {link}(0x0, 0x0, 0x10000, 0x0, 0x0, 0x0, 0x0)"
-    said = [xid(spot.node, spot.one, fails_s, f"74, pid='<unknown>', name=<unknown>, {broken}")]
-    return [root], said
+    switch, port = other_end(node, gpu, link)
+    felt_s = fails_s + 0.02
+    lines = (
+        f"Fatal, Link {port:02d} LTSSM Fault Up",
+        f"Severity 1 Engine instance {port:02d} Sub-engine instance 00",
+        f"Data {{0x{0x50610000 | port:08x}, 0x10100030}}",
+    )
+    parts = [root, Part.of_switch(node, f"0000:{node.platform.switches[switch]}", felt_s)]
+    said = [xid(node, gpu, fails_s, f"74, pid='<unknown>', name=<unknown>, {broken}")]
+    said += [sxid(node, switch, felt_s + 0.002 * at, f"20034, {line}", part=1) for at, line in enumerate(lines)]
+    return parts, said
+
+
+def other_end(node: Node, gpu: Gpu, link: int) -> tuple[int, int]:
+    """The NVSwitch and its port that a link of an HGX GPU leads to: a GPU's links go round all switches."""
+    place, switch = divmod(link, len(node.platform.switches))
+    return switch, (gpu.index % _GPUS_AT_A_SWITCH) * _PORTS_OF_A_GPU + place
 
 
 def words(info: int, status: int) -> str:

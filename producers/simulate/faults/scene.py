@@ -91,6 +91,12 @@ def xid(node: Node, gpu: Gpu, at_s: float, rest: str, part: int = 0) -> Said:
     return Said(at_s, KernelLine(node, at_s, f"NVRM: Xid (PCI:{gpu.pci}): {rest}"), part)
 
 
+def sxid(node: Node, switch: int, at_s: float, rest: str, part: int = -1) -> Said:
+    """An SXid line of the driver of one of the node's NVSwitches."""
+    pci = node.platform.switches[switch]
+    return Said(at_s, KernelLine(node, at_s, f"nvidia-nvswitch{switch}: SXid (PCI:0000:{pci}.0): {rest}"), part)
+
+
 def log(node: Node, at_s: float, text: str, part: int = 0) -> Said:
     """Any other kernel line."""
     return Said(at_s, KernelLine(node, at_s, text), part)

@@ -15,6 +15,14 @@ SELECT
     count,
     reason,
     rule,
+    action_rule,
+    recurrence,
+    flapping,
+    job,
+    maintenance,
+    acknowledged_by,
+    acknowledged_at,
+    snoozed_until,
     evidence,
     site,
     rack,
@@ -31,4 +39,4 @@ FROM
     ORDER BY revision DESC
     LIMIT 1 BY fault_id
 ) AS newest
-COMMENT 'One row per fault: the newest revision, with duration (until now while it is open), class, action and evidence'
+COMMENT 'One row per fault: the newest revision, with duration (until now while it is open), class, action and what chose it, how often it came back, who takes care of it, evidence'

@@ -1,4 +1,5 @@
--- Every GPU of the fleet now: what it last said, how long ago, and what is wrong with it or its node.
+-- Every GPU of the fleet now: what it last said, how long ago, how healthy it is, and what is wrong with it or its node.
+-- A GPU that reports and has no verdict yet is unknown, and not to be rented: nobody has looked at its faults.
 CREATE OR REPLACE VIEW ${database}.fleet_now AS
 WITH
     faults AS
@@ -49,6 +50,8 @@ SELECT
     own.open_faults AS open_faults,
     shared.open_faults AS open_node_faults,
     ['', 'info', 'warning', 'critical'][greatest(own.weight, shared.weight) + 1] AS worst_severity,
+    if(verdict.health = '', 'unknown', verdict.health) AS health,
+    verdict.rentable AS rentable,
     now.temperature_celsius AS temperature_celsius,
     now.memory_temperature_celsius AS memory_temperature_celsius,
     now.power_watts AS power_watts,
@@ -72,4 +75,10 @@ LEFT JOIN
     WHERE gpu = '' AND component_kind = 'node'
     GROUP BY node
 ) AS shared ON shared.node = now.node
-COMMENT 'One row per GPU: its last tick and key metrics (NaN: not read), seconds since, open fault classes of it and of its node, worst severity'
+LEFT JOIN
+(
+    SELECT assumeNotNull(gpu) AS gpu, toString(health) AS health, rentable
+    FROM ${database}.verdicts
+    WHERE gpu IS NOT NULL
+) AS verdict ON verdict.gpu = now.gpu
+COMMENT 'One row per GPU: its last tick and key metrics (NaN: not read), seconds since, open fault classes of it and of its node, worst severity, health (unknown: no verdict yet) and whether it may be rented'

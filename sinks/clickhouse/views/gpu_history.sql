@@ -138,4 +138,22 @@ SELECT
 FROM ${database}.incidents
 ARRAY JOIN members AS member
 WHERE startsWith(member.component, 'gpu:')
-COMMENT 'What happened to a GPU and where it has been, one row per entry: seen, moved, removed, hour, event, anomaly raised/cleared, fault opened/cleared, incident. Ask by serial and order by at.'
+UNION ALL
+SELECT
+    assumeNotNull(gpu) AS gpu,
+    decided_at AS at,
+    'verdict' AS entry,
+    coalesce(node, '') AS node,
+    rack,
+    '' AS severity,
+    action,
+    concat(
+        if(health_before IN ('', health), '', concat(health_before, ' → ')), health,
+        if(rentable, '', ', not to be rented'),
+        if(empty(reasons), '', concat(': ', reasons[1].text)),
+        if(length(reasons) > 1, concat(' (and ', toString(length(reasons) - 1), ' more)'), '')
+    ) AS text,
+    '' AS id
+FROM ${database}.verdict_history
+WHERE gpu IS NOT NULL
+COMMENT 'What happened to a GPU and where it has been, one row per entry: seen, moved, removed, hour, event, anomaly raised/cleared, fault opened/cleared, incident, verdict. Ask by serial and order by at.'

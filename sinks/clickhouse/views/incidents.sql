@@ -23,7 +23,13 @@ SELECT
     observed_at,
     paged_at,
     score,
+    chance,
     reason,
+    alternatives,
+    jobs,
+    acknowledged_by,
+    merged_into,
+    split_from,
     evidence,
     members,
     root_fault_id,
@@ -43,4 +49,4 @@ LEFT JOIN
     WHERE page
     GROUP BY incident_id
 ) AS pages USING incident_id
-COMMENT 'One row per incident: root, members, symptoms, action and duration (until now while it is open); paged_at is when it was decided to page, NULL where it did not'
+COMMENT 'One row per incident: root, members, symptoms, action and duration (until now while it is open); paged_at is when it was decided to page, NULL where it did not; what else could explain it, jobs, who takes care of it'

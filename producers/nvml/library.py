@@ -1,4 +1,4 @@
-"""The real NVML behind `nvml_interface.Nvml`; `pynvml` is behind it.
+"""The real NVML behind `interface.Nvml`; `pynvml` is behind it.
 
 One library serves several sources, each in a thread of its own. NVML itself may be asked by several threads at once,
 but must not be shut down under a call: `close` leaves that to the call that returns last.
@@ -15,10 +15,9 @@ import pynvml
 
 from producers.discovery import GpuIdentity, normal_serial
 from producers.kernel_log.events import normal_pci
-from producers.nvml_device import Device
-from producers.nvml_interface import CALLS, Answer, Nvml, NvmlError, Watch, Xid
-
-__all__ = ["CALLS", "Answer", "Library", "Nvml", "NvmlError", "Watch", "Xid"]
+from producers.nvml.counter_calls import fabric_info
+from producers.nvml.device import Device
+from producers.nvml.interface import Answer, NvmlError, Watch, Xid
 
 NO_INSTANCE = 0xFFFFFFFF
 """nvml.h: the GPU instance of an event that is about the whole GPU."""
@@ -240,8 +239,7 @@ def _told(function: Callable[[Any], Any], device: Any) -> Any:
 
 def _domain(device: Any) -> str | None:
     """The NVLink domain of a GPU in a rack-wide fabric, None where the node is a domain by itself."""
-    info = pynvml.c_nvmlGpuFabricInfoV_t()
-    pynvml.nvmlDeviceGetGpuFabricInfoV(device, pynvml.byref(info))
+    info = fabric_info(device)
     cluster = bytes(info.clusterUuid)
     if info.state != pynvml.NVML_GPU_FABRIC_STATE_COMPLETED or not any(cluster):
         return None

@@ -1,6 +1,6 @@
 """The driver calls of the slow group, by name: one call each, so that one that is not supported spoils no other.
 
-Read beside `nvml_library.py`, which makes them. Checked against the signatures of nvidia-ml-py and a stand-in for the
+Read beside `library.py`, which makes them. Checked against the signatures of nvidia-ml-py and a stand-in for the
 driver's library; where the comment names no capture, no GPU has confirmed it.
 """
 
@@ -69,18 +69,24 @@ def _memory(device: Any) -> Sequence[float]:
     return (memory.total, memory.reserved)
 
 
-def _fabric(device: Any) -> Sequence[float]:
-    """State, status and health. The status means something only once the state is `completed` (nvml.h)."""
+def fabric_info(device: Any) -> Any:
+    """What the driver knows of the GPU's NVLink fabric, in the newest form that it knows."""
     try:
         info = pynvml.c_nvmlGpuFabricInfo_v3_t()
         pynvml.nvmlDeviceGetGpuFabricInfoV(device, pynvml.byref(info))
-        health = float(info.healthSummary)
     except pynvml.NVMLError as error:
         if error.value != pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH:
             raise
-        info = pynvml.c_nvmlGpuFabricInfo_v2_t()  # drivers before the summary have the mask that it sums up
+        info = pynvml.c_nvmlGpuFabricInfo_v2_t()
         pynvml.nvmlDeviceGetGpuFabricInfoV(device, pynvml.byref(info))
-        health = health_of(info.healthMask)
+    return info
+
+
+def _fabric(device: Any) -> Sequence[float]:
+    """State, status and health. The status means something only once the state is `completed` (nvml.h)."""
+    info = fabric_info(device)
+    # drivers before the summary have the mask that it sums up
+    health = float(info.healthSummary) if hasattr(info, "healthSummary") else health_of(info.healthMask)
     completed = info.state == pynvml.NVML_GPU_FABRIC_STATE_COMPLETED
     known = completed and health != pynvml.NVML_GPU_FABRIC_HEALTH_SUMMARY_NOT_SUPPORTED
     return (info.state, info.status if completed else math.nan, health if known else math.nan)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pynvml
@@ -17,8 +16,9 @@ import structlog
 
 from producers import metrics
 from producers.discovery import GpuIdentity, Roster, has_nvidia_gpu, without_shared_serials
-from producers.nvml_interface import Nvml, NvmlError
-from producers.nvml_metrics import COLUMNS, DRIVER_GONE, LOST, METRICS, THROTTLE, UNSUPPORTED, Way, explained
+from producers.nvml.gpu import Gpu, nothing
+from producers.nvml.interface import Answer, Nvml, NvmlError
+from producers.nvml.metric_table import COLUMNS, DRIVER_GONE, LOST, THROTTLE, explained
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.records import GpuSample, HardwareEvent, Record
@@ -27,34 +27,6 @@ log = structlog.get_logger()
 
 DRIVER_RETRY_S = 30.0
 """How often a driver that is gone, or a GPU that is lost, is asked again."""
-SUPPORT_RETRY_S = 300.0
-"""How often a metric that is not supported is asked again: a driver update or a mode change may bring it."""
-REPEAT_S = 300.0
-"""A metric that comes and goes is reported at most so often."""
-
-Plan = list[tuple[str, list[tuple[int, int, Way]]]]
-"""Calls to make, each with what it gives: the metric's number, the way's number, the way."""
-
-
-@dataclass(slots=True, eq=False)
-class _Gpu:
-    """One GPU and what is remembered of it between ticks: some 4 kB."""
-
-    identity: GpuIdentity
-    handle: Any = None
-    """None while it is lost."""
-    state: str = "new"
-    """new, read, unreadable or lost."""
-    ask_again: float = 0.0
-    """When a lost GPU is looked for again."""
-    unsupported: dict[tuple[int, int], float] = field(default_factory=dict)
-    """(metric, way) to when it is tried again."""
-    plan: Plan | None = None
-    told: dict[int, float] = field(default_factory=dict)
-    """Metric to when it was last reported."""
-    failing: set[int] = field(default_factory=set)
-    totals: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Metric to the running total and the moment at which it was read."""
 
 
 class NvmlSource:
@@ -91,11 +63,13 @@ class NvmlSource:
         self._gpu_on_bus = gpu_on_bus
         self._found = found
         self._stand_in = stand_in
-        self._gpus = [_Gpu(identity) for identity in roster.known]
+        self._gpus = [Gpu(identity) for identity in roster.known]
         self._shown: tuple[tuple[GpuIdentity, Any], ...] = ()
         self._asked = False
         self.library_missing = False
         """There is no NVML on this machine; nvidia-smi may be asked instead."""
+        self.stood_in = False
+        """There is none, and another source reads the GPUs."""
         self._open = False
         self._reopen_at = -math.inf
         self._driver_event_sent = False
@@ -129,11 +103,12 @@ class NvmlSource:
                 self._lose_driver(error, now_s, now_ms, events)
         self.doing = "nothing"
         self._show()
-        if not self._gpus or (self.library_missing and self._stand_in()):
+        self.stood_in = self.library_missing and self._stand_in()
+        if not self._gpus or self.stood_in:
             return events
         for state in ("read", "lost", "unreadable"):
             metrics.GPUS.labels(state).set(sum(gpu.state == state for gpu in self._gpus))
-        return [*events, self._sample(rows or [_nothing() for _ in self._gpus], now_ms)]
+        return [*events, self._sample(rows or [nothing() for _ in self._gpus], now_ms)]
 
     def _show(self) -> None:
         self._shown = tuple((gpu.identity, gpu.handle) for gpu in self._gpus)
@@ -156,17 +131,17 @@ class NvmlSource:
     def _lose_driver(self, error: NvmlError, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
         self._reopen_at = now_s + DRIVER_RETRY_S
         for gpu in self._gpus:
-            gpu.handle, gpu.plan = None, None
-            gpu.totals.clear()
+            gpu.let_go()
         self._show()  # before NVML goes: nobody shall ask it any more
         if self._open:
             self.doing = "closing the driver"
             self._nvml.close()
             self._open = False
         self.library_missing = error.code == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+        self.stood_in = self.library_missing and self._stand_in()
         if self._driver_event_sent:
             return
-        if self.library_missing and self._stand_in():
+        if self.stood_in:
             log.debug("NVML is not on this machine: nvidia-smi is asked instead", nvml=str(error))
             return
         self._driver_event_sent = True
@@ -204,9 +179,10 @@ class NvmlSource:
             self._found(identity)
         kept = {gpu.identity.key(node): gpu for gpu in self._gpus}
         # other threads look at the list: a new one takes the place of the old
-        self._gpus = [kept.get(identity.key(node)) or _Gpu(identity) for identity in self._roster.known]
+        self._gpus = [kept.get(identity.key(node)) or Gpu(identity) for identity in self._roster.known]
         for gpu, identity in zip(self._gpus, self._roster.known, strict=True):
-            gpu.identity, gpu.handle, gpu.plan = identity, handles.get(identity.key(node)), None
+            gpu.identity, gpu.handle = identity, handles.get(identity.key(node))
+            gpu.plan_anew()
             if gpu.handle is None:
                 why = str(mute.pop(identity.index, "NVML does not list it any more"))
                 self._lose(gpu, why, now_s, now_ms, events)
@@ -222,7 +198,7 @@ class NvmlSource:
             self._find(now_s, now_ms, events)
         return [self._read_gpu(gpu, now_s, now_ms, events) for gpu in self._gpus]
 
-    def _look_again(self, gpu: _Gpu, now_s: float) -> None:
+    def _look_again(self, gpu: Gpu, now_s: float) -> None:
         """Ask for a lost GPU where it was, unless another one answers there."""
         gpu.ask_again = now_s + DRIVER_RETRY_S
         if any(other.handle is not None and other.identity.index == gpu.identity.index for other in self._gpus):
@@ -236,28 +212,23 @@ class NvmlSource:
             if error.code in DRIVER_GONE:
                 raise
 
-    def _read_gpu(self, gpu: _Gpu, now_s: float, now_ms: int, events: list[HardwareEvent]) -> list[float]:
-        row = _nothing()
+    def _read_gpu(self, gpu: Gpu, now_s: float, now_ms: int, events: list[HardwareEvent]) -> list[float]:
         if gpu.handle is None and now_s >= gpu.ask_again:
             self._look_again(gpu, now_s)
         if gpu.handle is None:
-            return row
-        if gpu.plan is None or any(now_s >= again for again in gpu.unsupported.values()):
-            gpu.unsupported = {key: again for key, again in gpu.unsupported.items() if now_s < again}
-            gpu.plan = _plan(gpu.unsupported, range(len(METRICS)))
-        problems: dict[int, NvmlError] = {}
-        plan = gpu.plan
-        while plan:
-            try:
-                missing = self._ask(gpu, plan, row, problems, now_s)
-            except NvmlError as error:
-                if error.code not in LOST:
-                    raise
-                self._lose(gpu, str(error), now_s, now_ms, events)
-                return _nothing()
-            plan = _plan(gpu.unsupported, missing)
-            if missing:
-                gpu.plan = None
+            return nothing()
+
+        def ask(call: str) -> Answer:
+            self.doing = f"reading {call} of GPU {gpu.identity.index} ({gpu.identity.pci})"
+            return self._nvml.read(gpu.handle, call)
+
+        try:
+            row, problems = gpu.read(ask, now_s)
+        except NvmlError as error:
+            if error.code not in LOST:
+                raise
+            self._lose(gpu, str(error), now_s, now_ms, events)
+            return nothing()
         if problems and all(math.isnan(value) for value in row[:THROTTLE]):
             self._cannot_read(gpu, problems, now_ms, events)
             return row
@@ -268,81 +239,29 @@ class NvmlSource:
         self._tell_problems(gpu, problems, now_s, now_ms, events)
         return row
 
-    def _ask(self, gpu: _Gpu, plan: Plan, row: list[float], problems: dict[int, NvmlError], now_s: float) -> list[int]:
-        """Make the calls of a plan. Returns the metrics that turned out to be unsupported this way.
-
-        Raises `NvmlError` where the GPU is lost or the driver gone: each further question may take seconds.
-        """
-        missing: list[int] = []
-        for call, outputs in plan:
-            self.doing = f"reading {call} of GPU {gpu.identity.index} ({gpu.identity.pci})"
-            answer: Sequence[float | NvmlError]
-            try:
-                answer = self._nvml.read(gpu.handle, call)
-            except NvmlError as error:
-                if error.code in DRIVER_GONE or error.code in LOST:
-                    raise
-                answer = (error,) * 8
-            for metric, number, way in outputs:
-                value = answer[way.place]
-                if isinstance(value, NvmlError):
-                    problems[metric] = value
-                    if value.code in UNSUPPORTED:
-                        gpu.unsupported[metric, number] = now_s + SUPPORT_RETRY_S
-                        missing.append(metric)
-                    continue
-                problems.pop(metric, None)
-                if way.total:
-                    value = self._rate(gpu, metric, value, now_s)
-                value *= way.scale
-                low, high = METRICS[metric].low, METRICS[metric].high
-                if low <= value <= high:
-                    row[metric] = value
-                elif not math.isnan(value):
-                    problems[metric] = NvmlError(-1, f"says {value:g}, which cannot be ({low:g} to {high:g})")
-        return missing
-
-    @staticmethod
-    def _rate(gpu: _Gpu, metric: int, total: float, now_s: float) -> float:
-        """Per second since the last read; NaN for the first one and after the total began anew."""
-        before = gpu.totals.get(metric)
-        gpu.totals[metric] = (total, now_s)
-        if before is None or total < before[0] or now_s <= before[1]:
-            return math.nan
-        return (total - before[0]) / (now_s - before[1])
-
-    def _lose(self, gpu: _Gpu, why: str, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
-        gpu.handle = None
+    def _lose(self, gpu: Gpu, why: str, now_s: float, now_ms: int, events: list[HardwareEvent]) -> None:
+        gpu.let_go()
         gpu.ask_again = now_s + DRIVER_RETRY_S
-        gpu.totals.clear()
         if gpu.state != "lost":
             name = gpu.identity.key(self._origin.node)
             raw = f"NVML: GPU {gpu.identity.index} ({name}): {why}"
             events.append(self._event("gpu_lost", now_ms, gpu=gpu.identity, details={"error": why}, raw=raw))
         gpu.state = "lost"
 
-    def _cannot_read(self, gpu: _Gpu, problems: dict[int, NvmlError], now_ms: int, events: list[HardwareEvent]) -> None:
+    def _cannot_read(self, gpu: Gpu, problems: dict[int, NvmlError], now_ms: int, events: list[HardwareEvent]) -> None:
         if gpu.state != "unreadable":
             gpu.state = "unreadable"
             said = ", ".join(sorted({str(error) for error in problems.values()}))
             raw = f"NVML: nothing of GPU {gpu.identity.index} can be read: {said}"
             events.append(self._event("gpu_unreadable", now_ms, gpu=gpu.identity, details={"error": said}, raw=raw))
-        # nothing at all is never a lack of support: ask everything again
-        gpu.unsupported.clear()
-        gpu.plan = None
+        gpu.ask_for_all()
 
     def _tell_problems(
-        self, gpu: _Gpu, problems: dict[int, NvmlError], now_s: float, now_ms: int, events: list[HardwareEvent]
+        self, gpu: Gpu, problems: dict[int, NvmlError], now_s: float, now_ms: int, events: list[HardwareEvent]
     ) -> None:
-        failing = {metric for metric, error in problems.items() if error.code not in UNSUPPORTED}
-        new = [
-            metric for metric in sorted(failing - gpu.failing) if now_s - gpu.told.get(metric, -math.inf) >= REPEAT_S
-        ]
-        gpu.failing = failing
+        new = gpu.news(problems, now_s)
         if not new:
             return
-        for metric in new:
-            gpu.told[metric] = now_s
         raw = "; ".join(f"{COLUMNS[metric]}: {explained(problems[metric])}" for metric in new)
         details = {"metrics": ",".join(COLUMNS[metric] for metric in new)}
         events.append(self._event("metric_unreadable", now_ms, gpu=gpu.identity, details=details, raw=f"NVML: {raw}"))
@@ -350,7 +269,7 @@ class NvmlSource:
     def _sample(self, rows: list[list[float]], now_ms: int) -> GpuSample:
         reading = [gpu for gpu in self._gpus if gpu.state == "read"]
         if reading:  # else what was offered before the trouble stays, as NaN
-            self._offered = [any(_offers(gpu, metric) for gpu in reading) for metric in range(len(COLUMNS))]
+            self._offered = [any(gpus) for gpus in zip(*(gpu.offered for gpu in reading), strict=True)]
         columns = {
             name: [row[metric] for row in rows] if self._offered[metric] else []
             for metric, name in enumerate(COLUMNS)
@@ -384,23 +303,3 @@ class NvmlSource:
             details=details,
             raw=raw,
         )
-
-
-def _nothing() -> list[float]:
-    return [math.nan] * len(COLUMNS)
-
-
-def _offers(gpu: _Gpu, metric: int) -> bool:
-    """Whether some way to read the metric is not known to be unsupported."""
-    return any((metric, number) not in gpu.unsupported for number in range(len(METRICS[metric].ways)))
-
-
-def _plan(unsupported: dict[tuple[int, int], float], wanted: Iterable[int]) -> Plan:
-    """The calls that give the wanted metrics, each by its best way that is not known to be unsupported."""
-    calls: dict[str, list[tuple[int, int, Way]]] = {}
-    for metric in wanted:
-        for number, way in enumerate(METRICS[metric].ways):
-            if (metric, number) not in unsupported:
-                calls.setdefault(way.call, []).append((metric, number, way))
-                break
-    return list(calls.items())

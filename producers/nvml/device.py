@@ -8,8 +8,8 @@ from typing import Any
 
 import pynvml
 
-from producers.nvml_counter_calls import COUNTER_CALLS
-from producers.nvml_interface import Answer, NvmlError
+from producers.nvml.counter_calls import COUNTER_CALLS
+from producers.nvml.interface import Answer, NvmlError
 
 ALL_LINKS = 0xFFFFFFFF
 """nvml.h: the scope that sums NVLink throughput over all links."""
@@ -41,6 +41,13 @@ _VALUE_MEMBER = {
     pynvml.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
     pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "usVal",
 }
+_NO_SUCH_CALL = frozenset(
+    {
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+        pynvml.NVML_ERROR_DEPRECATED,
+    }
+)
 _FIELDS_AT_ONCE = 100
 """One call with all fields of a GPU of 18 links (some 200) would hold NVML's lock for long."""
 
@@ -146,6 +153,50 @@ def _not_supported() -> NvmlError:
     return NvmlError(pynvml.NVML_ERROR_NOT_SUPPORTED, "Not Supported")
 
 
+def _newer(ask: Callable[[Any], Any], before: Callable[[Any], Any], device: Any) -> Any:
+    """The answer of `ask`, and of what it took the place of where this driver is older than it.
+
+    NVIDIA has deprecated the older ones: a driver of CUDA 14 will refuse them.
+    """
+    try:
+        return ask(device)
+    except pynvml.NVMLError as error:
+        if error.value not in _NO_SUCH_CALL:
+            raise
+        return before(device)
+
+
+def _temperature(device: Any) -> Answer:
+    sensor = pynvml.NVML_TEMPERATURE_GPU
+    return (
+        _newer(
+            lambda device: pynvml.nvmlDeviceGetTemperatureV(device, sensor),
+            lambda device: pynvml.nvmlDeviceGetTemperature(device, sensor),
+            device,
+        ),
+    )
+
+
+def _throttle(device: Any) -> Answer:
+    now, before = pynvml.nvmlDeviceGetCurrentClocksEventReasons, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    return (_newer(now, before, device),)
+
+
+def _memory(device: Any) -> Answer:
+    """What programs use, as nvidia-smi and DCGM show it.
+
+    The first version of the call adds what the driver keeps for itself: 0.9 GB on an idle A100.
+    """
+    with_reserved = pynvml.nvmlMemory_v2
+    return (
+        _newer(
+            lambda device: pynvml.nvmlDeviceGetMemoryInfo(device, version=with_reserved),
+            pynvml.nvmlDeviceGetMemoryInfo,
+            device,
+        ).used,
+    )
+
+
 def _utilization(rates: Any) -> Answer:
     return (rates.gpu, rates.memory)
 
@@ -182,20 +233,20 @@ def _count(device: Any) -> Sequence[float]:
 
 
 _SINGLE: dict[str, Callable[[Any], Answer]] = {
-    "temperature": lambda device: (pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU),),
+    "temperature": _temperature,
     "margin": lambda device: (pynvml.nvmlDeviceGetMarginTemperature(device),),
     "power": lambda device: (pynvml.nvmlDeviceGetPowerUsage(device),),
     "sm_clock": lambda device: (pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_SM),),
     "memory_clock": lambda device: (pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_MEM),),
     "utilization": lambda device: _utilization(pynvml.nvmlDeviceGetUtilizationRates(device)),
-    "memory": lambda device: (pynvml.nvmlDeviceGetMemoryInfo(device).used,),
+    "memory": _memory,
     "bar1": lambda device: (pynvml.nvmlDeviceGetBAR1MemoryInfo(device).bar1Used,),
     "fan": lambda device: (pynvml.nvmlDeviceGetFanSpeed(device),),
     "pstate": lambda device: (pynvml.nvmlDeviceGetPerformanceState(device),),
     "encoder": lambda device: (pynvml.nvmlDeviceGetEncoderUtilization(device)[0],),
     "decoder": lambda device: (pynvml.nvmlDeviceGetDecoderUtilization(device)[0],),
     "processes": lambda device: (len(pynvml.nvmlDeviceGetComputeRunningProcesses(device)),),
-    "throttle": lambda device: (pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(device),),
+    "throttle": _throttle,
     "pcie_tx": lambda device: (pynvml.nvmlDeviceGetPcieThroughput(device, pynvml.NVML_PCIE_UTIL_TX_BYTES),),
     "pcie_rx": lambda device: (pynvml.nvmlDeviceGetPcieThroughput(device, pynvml.NVML_PCIE_UTIL_RX_BYTES),),
     "links": _links,

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from producers.discovery import GpuIdentity
-from producers.nvml_interface import Nvml, NvmlError, Watch
-from producers.nvml_metrics import DRIVER_GONE, LOST
+from producers.nvml.interface import Nvml, NvmlError, Watch
+from producers.nvml.metric_table import DRIVER_GONE, LOST
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.records import HardwareEvent, Record
@@ -64,6 +64,11 @@ class NvmlXidSource:
         self._watch: Watch | None = None
         self._watched: dict[int, GpuIdentity] = {}
         """Identity of a handle to whose it is."""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a read has something to do: XIDs are wanted, or no longer, and the driver still keeps them."""
+        return self._watch is not None or self._wanted()
 
     def read(self, now_ms: int) -> Iterable[Record]:
         """What came since the last read. Raises `XidWatchError` where the driver offers no events."""

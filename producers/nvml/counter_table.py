@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pynvml
 
 US_PER_NS = 1e-3
+BITS_PER_BYTE = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A number of one of `nvml_counter_calls.COUNTER_CALLS`."""
+    """A number of one of `counter_calls.COUNTER_CALLS`."""
 
     call: str
     place: int = 0
@@ -300,9 +301,12 @@ LINKS: tuple[LinkCounter, ...] = (
         "nvlink_link_speed_mbps",
         0,
         1e7,
-        lambda link: (
-            *_of_link(link, pynvml.NVML_FI_DEV_NVLINK_GET_SPEED, "SPEED_MBPS", None),
-            Field(pynvml.NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON),
+        lambda link: tuple(  # nvml.h: MBps, megabytes; an H100's link says 26,562
+            replace(way, scale=BITS_PER_BYTE)
+            for way in (
+                *_of_link(link, pynvml.NVML_FI_DEV_NVLINK_GET_SPEED, "SPEED_MBPS", None),
+                Field(pynvml.NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON),
+            )
         ),
     ),
 )

@@ -1,6 +1,6 @@
 """NVML as the agent asks it: a few calls by name, each a row of numbers.
 
-Two implement it: the real one (`nvml_library.py`) and the simulated one (`producers/simulate/nvml.py`).
+Two implement it: the real one (`library.py`) and the simulated one (`producers/simulate/nvml.py`).
 """
 
 from __future__ import annotations
@@ -105,5 +105,5 @@ CALLS: dict[str, tuple[str, ...]] = {
 }
 """Every call of the fast group by name, with the unit of each place of its answer, and how many NVLinks there are.
 
-`nvml_counter_calls.COUNTER_CALLS` has those of the slow group.
+`counter_calls.COUNTER_CALLS` has those of the slow group.
 """

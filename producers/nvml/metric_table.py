@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pynvml
 
-from producers.nvml_interface import NvmlError
+from producers.nvml.interface import NvmlError
 
 KIB = 1024.0
 MIB = 1024.0 * 1024.0
@@ -20,7 +20,7 @@ class Way:
     """One way to read a metric."""
 
     call: str
-    """A name of `nvml_library.CALLS`."""
+    """A name of `interface.CALLS`."""
     place: int = 0
     """Which number of the answer."""
     scale: float = 1.0

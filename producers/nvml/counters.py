@@ -14,11 +14,11 @@ from functools import cache
 from typing import Any
 
 from producers.discovery import GpuIdentity
-from producers.nvml_conditions import LINKS as ACTIVE_LINKS
-from producers.nvml_conditions import Complaints, Conditions, News, Value
-from producers.nvml_counter_table import LINK_STATES, LINKS, NUMBERS, WORDS, Call, Field, Way
-from producers.nvml_interface import Answer, Nvml, NvmlError
-from producers.nvml_metrics import DRIVER_GONE, LOST, UNSUPPORTED, explained
+from producers.nvml.conditions import LINKS as ACTIVE_LINKS
+from producers.nvml.conditions import Complaints, Conditions, News, Value
+from producers.nvml.counter_table import LINK_STATES, LINKS, NUMBERS, WORDS, Field, Way
+from producers.nvml.interface import Answer, Nvml, NvmlError
+from producers.nvml.metric_table import DRIVER_GONE, LOST, UNSUPPORTED, explained
 from producers.source import Origin
 from schemas.catalog import Catalog
 from schemas.records import GpuCounters, HardwareEvent, Record
@@ -56,9 +56,38 @@ def _questions(links: int) -> tuple[_Question, ...]:
     return (*_OF_GPU, *of_links)
 
 
+Output = tuple[_Question, int, int]
+"""A number, the way it is read by, and its place in the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is asked of the driver for some numbers."""
+
+    asked: list[tuple[int, int]]
+    """Fields and their scopes, in one call."""
+    fields: list[Output]
+    calls: dict[str, list[Output]]
+
+    @classmethod
+    def of(cls, ways: Iterable[tuple[_Question, int]]) -> _Plan:
+        """Each number by its way."""
+        places: dict[tuple[int, int], int] = {}
+        plan = cls([], [], {})
+        for question, number in ways:
+            way = question.ways[number]
+            if isinstance(way, Field):
+                place = places.setdefault((way.field, way.scope), len(places))
+                plan.fields.append((question, number, place))
+            else:
+                plan.calls.setdefault(way.call, []).append((question, number, way.place))
+        plan.asked.extend(places)
+        return plan
+
+
 @dataclass(slots=True, eq=False)
 class _Gpu:
-    """What is remembered of one GPU between two reads: some 50 kB for one with 18 links."""
+    """What is remembered of one GPU between two reads: some 60 kB for one with 18 links."""
 
     links: int = 0
     questions: tuple[_Question, ...] = _OF_GPU
@@ -66,6 +95,8 @@ class _Gpu:
     """When a GPU without links is asked for them again."""
     unsupported: dict[tuple[Key, int], float] = field(default_factory=dict)
     """A number and its way, to when it is tried again."""
+    plan: _Plan | None = None
+    """For all questions; None: something has changed."""
     conditions: Conditions = field(default_factory=Conditions)
     complaints: Complaints = field(default_factory=Complaints)
 
@@ -73,6 +104,19 @@ class _Gpu:
         """The best way that is not known to be unsupported."""
         ways = range(len(question.ways))
         return next((number for number in ways if (question.key, number) not in self.unsupported), None)
+
+    def plan_for(self, wanted: Iterable[_Question]) -> _Plan:
+        """Each of the wanted numbers that is offered, by its best way."""
+        return _Plan.of((question, number) for question in wanted if (number := self.way(question)) is not None)
+
+    def whole_plan(self, now_s: float) -> _Plan:
+        """The same for all of them. What was not supported is tried again when its time has come."""
+        if any(again <= now_s for again in self.unsupported.values()):
+            self.unsupported = {key: again for key, again in self.unsupported.items() if now_s < again}
+            self.plan = None
+        if self.plan is None:
+            self.plan = self.plan_for(self.questions)
+        return self.plan
 
 
 @dataclass(slots=True)
@@ -143,23 +187,23 @@ class NvmlCountersSource:
         self._learn_what_is_offered(rows)
         if not self._offered:
             return events
-        for row in rows:
+        values = [self._values(row) for row in rows]
+        for row, its in zip(rows, values, strict=True):
             if row.read:
                 gpu = self._known[row.identity.key(node)]
                 problems = {column: explained(error) for column, error in row.problems.items()}
-                news = [*gpu.conditions.update(self._values(row)), *gpu.complaints.update(problems, now_s)]
+                news = [*gpu.conditions.update(its), *gpu.complaints.update(problems, now_s)]
                 events += (self._event(item, row.identity, now_ms) for item in news)
-        return [*events, self._record(rows, now_ms)]
+        return [*events, self._record([row.identity for row in rows], values, now_ms)]
 
     def _read_gpu(self, gpu: _Gpu, handle: Any, row: _Row, now_s: float) -> None:
         """All that the GPU offers. Raises where it or the driver is gone: further questions may take seconds."""
         where = f"GPU {row.identity.index} ({row.identity.pci})"
-        gpu.unsupported = {key: again for key, again in gpu.unsupported.items() if now_s < again}
         self._count_links(gpu, handle, where, now_s)
-        wanted: Sequence[_Question] = gpu.questions
-        while wanted:
+        plan: _Plan | None = gpu.whole_plan(now_s)
+        while plan is not None:
             missing = []
-            for question, number, value in self._ask(gpu, handle, wanted, where):
+            for question, number, value in self._ask(plan, handle, where):
                 column = question.key[0]
                 if not isinstance(value, NvmlError):
                     scaled = value * question.ways[number].scale
@@ -173,10 +217,13 @@ class NvmlCountersSource:
                     missing.append(question)
                 else:
                     row.problems[column] = value
-            wanted = missing
+            plan = None
+            if missing:
+                gpu.plan, plan = None, gpu.plan_for(missing)
         row.read = bool(row.values)
         if not row.read:  # nothing at all is never a lack of support: ask everything again
             gpu.unsupported.clear()
+            gpu.plan = None
 
     def _count_links(self, gpu: _Gpu, handle: Any, where: str, now_s: float) -> None:
         if gpu.links or now_s < gpu.links_again:
@@ -191,33 +238,18 @@ class NvmlCountersSource:
             return
         if not isinstance(found, NvmlError) and found > 0:
             gpu.links = int(found)
-            gpu.questions = _questions(gpu.links)
+            gpu.questions, gpu.plan = _questions(gpu.links), None
 
-    def _ask(
-        self, gpu: _Gpu, handle: Any, wanted: Sequence[_Question], where: str
-    ) -> Iterable[tuple[_Question, int, float | NvmlError]]:
-        """Each wanted number by its best way, with that way: all fields in one call, then call by call."""
-        fields: list[tuple[_Question, int, Field]] = []
-        calls: dict[str, list[tuple[_Question, int, Call]]] = {}
-        for question in wanted:
-            number = gpu.way(question)
-            if number is None:
-                continue
-            way = question.ways[number]
-            if isinstance(way, Field):
-                fields.append((question, number, way))
-            else:
-                calls.setdefault(way.call, []).append((question, number, way))
-        if fields:
+    def _ask(self, plan: _Plan, handle: Any, where: str) -> Iterable[tuple[_Question, int, float | NvmlError]]:
+        """Each wanted number with the way it was read by: all fields in one call, then call by call."""
+        if plan.fields:
             self.doing = f"reading fields of {where}"
-            asked = list(dict.fromkeys((way.field, way.scope) for _, _, way in fields))
-            answer = _answer(len(asked), self._nvml.fields, handle, asked)
-            found = dict(zip(asked, answer, strict=True))
-            yield from ((question, number, found[way.field, way.scope]) for question, number, way in fields)
-        for call, outputs in calls.items():
+            answer = _answer(len(plan.asked), self._nvml.fields, handle, plan.asked)
+            yield from ((question, number, answer[place]) for question, number, place in plan.fields)
+        for call, outputs in plan.calls.items():
             self.doing = f"reading {call} of {where}"
-            answer = _answer(1 + max(way.place for _, _, way in outputs), self._nvml.read, handle, call)
-            yield from ((question, number, answer[way.place]) for question, number, way in outputs)
+            answer = _answer(1 + max(place for _, _, place in outputs), self._nvml.read, handle, call)
+            yield from ((question, number, answer[place]) for question, number, place in outputs)
 
     def _learn_what_is_offered(self, rows: Sequence[_Row]) -> None:
         reading = [self._known[row.identity.key(self._origin.node)] for row in rows if row.read]
@@ -248,14 +280,11 @@ class NvmlCountersSource:
                 values[word.name] = None if math.isnan(code) else word.words.get(int(code), f"unknown_{int(code)}")
         return values
 
-    def _record(self, rows: Sequence[_Row], now_ms: int) -> GpuCounters:
-        columns: dict[str, list[Any]] = {name: [] for name in self._offered}
-        for row in rows:
-            for name, value in self._values(row).items():
-                columns[name].append(value)
+    def _record(self, gpus: Sequence[GpuIdentity], values: Sequence[dict[str, Value]], now_ms: int) -> GpuCounters:
+        columns = {name: [its[name] for its in values] for name in self._offered}
         return counters_record(
             self._origin,
-            [row.identity for row in rows],
+            gpus,
             columns,
             source="nvml",
             tick_ms=now_ms,
