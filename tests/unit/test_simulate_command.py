@@ -50,8 +50,8 @@ def declared(tmp_path: Path) -> str:
 
 
 def fleet(folder: Path) -> tuple[int, set[str]]:
-    """GPUs and nodes."""
-    found = [str(line.get("component")) for line in lines(folder / "out" / "inventory.jsonl")]
+    """How many GPUs, and which nodes."""
+    found = {str(line.get("component")) for line in lines(folder / "out" / "inventory.jsonl")}
     return sum(one.startswith("gpu:") for one in found), {one for one in found if one.startswith("node:")}
 
 
