@@ -396,6 +396,7 @@ class Fault(Record, frozen=True, kw_only=True):
     acknowledged_by: str | None = None
     acknowledged_ms: int | None = None
     snoozed_until_ms: int | None = None
+    worsened_ms: int | None = None
 
 
 class Member(Record, frozen=True, kw_only=True):

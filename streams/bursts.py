@@ -19,7 +19,7 @@ Pair = tuple[str, str]
 
 
 class Entry(NamedTuple):
-    """One fault in a run."""
+    """One beginning of a fault in a run; a fault that became worse later has two."""
 
     first_ms: int
     part: str
@@ -60,9 +60,10 @@ class Run:
                     together[first:end] = [True] * (end - first)
         for number, (leader, *others) in enumerate(parts):
             if together[number]:
-                yield leader.fault_id, parts[number + 1][0].fault_id
+                yield from _pair(leader, parts[number + 1][0])
             if together[number] or (number and together[number - 1]):
-                yield from ((leader.fault_id, other.fault_id) for other in others)
+                for other in others:
+                    yield from _pair(leader, other)
 
     def _by_part(self, within_ms: int) -> list[list[Entry]]:
         """The entries by part, in the order of the first of each; a part that fails again much later is two."""
@@ -76,6 +77,12 @@ class Run:
                 found.append([entry])
                 newest[entry.part] = found[-1]
         return found
+
+
+def _pair(one: Entry, other: Entry) -> Iterator[Pair]:
+    """The two as a pair, unless they are beginnings of one fault."""
+    if one.fault_id != other.fault_id:
+        yield one.fault_id, other.fault_id
 
 
 class Links:

@@ -483,6 +483,7 @@ def _is_news(before: Fault, after: Fault) -> bool:
         or before.action != after.action
         or before.code != after.code
         or before.first_ms != after.first_ms
+        or before.worsened_ms != after.worsened_ms
         or before.gpu != after.gpu
         or before.job != after.job
         or before.acknowledged_by != after.acknowledged_by

@@ -272,7 +272,7 @@ def _component(of: Of, name: str) -> str:
 def _chance(faults: Mapping[str, Fault], ties: Ties, topology: Topology) -> float:
     """How likely so many faults of these classes begin so close together on what they share, by the base rates."""
     members = list(faults.values())
-    begins = [fault.first_ms for fault in members]
+    begins = [fault.first_ms if fault.worsened_ms is None else fault.worsened_ms for fault in members]
     hours = max(SHORTEST_MS, max(begins) - min(begins)) / HOUR_MS
     thing = _narrowest(members, topology)
     mean = fsum(ties.rate_of(name, thing) for name in sorted({fault.fault_class for fault in members})) * hours

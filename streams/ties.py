@@ -39,7 +39,7 @@ _PLACE = {near: place for place, near in enumerate(NEARNESS)}
 _Key = tuple[Near, str, str]
 """What is shared, how near that is, and the class of who shares it."""
 _Bucket = list[tuple[int, str]]
-"""(first evidence, fault id), in order."""
+"""(when it began, or became worse; fault id), in order."""
 _Life = tuple[str, str, str]
 """Site, component and class of faults that follow one another."""
 _Burst = tuple[str, Thing]
@@ -191,9 +191,12 @@ class Ties:
             crowded = self.graph.drop(fault_id)
         one = self._in[fault_id] = self._placed(fault, jobs)
         for key in self._keys(one):
-            insort(self._buckets.setdefault(key, []), (fault.first_ms, fault_id))
+            for began_ms in _onsets_ms(fault):
+                insort(self._buckets.setdefault(key, []), (began_ms, fault_id))
         for row, thing, part in one.parts:
-            self._bursts.setdefault((row.name, thing), Run()).enter(Entry(fault.first_ms, part, fault_id))
+            run = self._bursts.setdefault((row.name, thing), Run())
+            for began_ms in _onsets_ms(fault):
+                run.enter(Entry(began_ms, part, fault_id))
             self._stale_bursts.add((row.name, thing))
         life = _life(fault)
         self._lives.setdefault(life, Run()).enter(Entry(fault.first_ms, "", fault_id))
@@ -207,11 +210,13 @@ class Ties:
         fault, fault_id = known.fault, known.fault.fault_id
         for key in self._keys(known):
             bucket = self._buckets[key]
-            del bucket[bisect_left(bucket, (fault.first_ms, fault_id))]
+            for began_ms in _onsets_ms(fault):
+                del bucket[bisect_left(bucket, (began_ms, fault_id))]
             if not bucket:
                 del self._buckets[key]
         for row, thing, part in known.parts:
-            self._bursts[row.name, thing].entries.remove(Entry(fault.first_ms, part, fault_id))
+            for began_ms in _onsets_ms(fault):
+                self._bursts[row.name, thing].entries.remove(Entry(began_ms, part, fault_id))
             self._stale_bursts.add((row.name, thing))
         life = _life(fault)
         self._lives[life].entries.remove(Entry(fault.first_ms, "", fault_id))
@@ -276,13 +281,14 @@ class Ties:
     def _find_causes(self, one: _Entered) -> None:
         """Enter what explains a fault."""
         fault, found = one.fault, dict[str, tuple[Order, Cause]]()
+        newest_ms = max(_onsets_ms(fault))
         for row in self._rows.explaining(fault.fault_class, fault.code):
             for name in one.places.get(row.near, ()):
-                for first_ms, cause_id in self._buckets.get((row.near, name, row.cause), ()):
-                    if first_ms > fault.first_ms + row.before_ms:
+                for began_ms, cause_id in self._buckets.get((row.near, name, row.cause), ()):
+                    if began_ms > newest_ms + row.before_ms:
                         break
                     cause = self._in[cause_id].fault
-                    if cause is not fault and fault.first_ms <= cause.last_ms + row.within_ms and _is_cause(row, cause):
+                    if cause is not fault and _is_in_time(row, cause, fault) and _is_cause(row, cause):
                         order, known = _order(cause, fault, row), found.get(cause_id)
                         if known is None or order < known[0]:
                             found[cause_id] = order, row
@@ -298,8 +304,8 @@ class Ties:
                 continue
             until_ms = fault.last_ms + row.within_ms
             for at in range(bisect_left(bucket, (from_ms, _BEFORE_ALL)), len(bucket)):
-                first_ms, effect_id = bucket[at]
-                if first_ms > until_ms:
+                began_ms, effect_id = bucket[at]
+                if began_ms > until_ms:
                     break
                 effect = self._in[effect_id].fault
                 if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
@@ -441,6 +447,7 @@ def _bears_the_same(before: Fault, after: Fault) -> bool:
     """Whether nothing has changed that decides to which others a fault is tied, but for how long it goes on."""
     return (
         before.first_ms == after.first_ms
+        and before.worsened_ms == after.worsened_ms
         and before.code == after.code
         and before.rule == after.rule
         and before.gpu == after.gpu
@@ -452,8 +459,19 @@ def _bears_the_same(before: Fault, after: Fault) -> bool:
 
 
 def _order(cause: Fault, effect: Fault, row: Cause) -> Order:
-    away_ms = abs(effect.first_ms - cause.first_ms)
+    away_ms = min(abs(one - other) for one in _onsets_ms(effect) for other in _onsets_ms(cause))
     return -row.weight, _PLACE[row.near], away_ms, cause.first_ms, cause.fault_id
+
+
+def _onsets_ms(fault: Fault) -> tuple[int, ...]:
+    """When a fault began; and when it became what it is, where it was an early warning before."""
+    return (fault.first_ms,) if fault.worsened_ms is None else (fault.first_ms, fault.worsened_ms)
+
+
+def _is_in_time(row: Cause, cause: Fault, effect: Fault) -> bool:
+    """Whether an effect began, or became worse, while a cause may have been what did it."""
+    from_ms, until_ms = cause.first_ms - row.before_ms, cause.last_ms + row.within_ms
+    return any(from_ms <= began_ms <= until_ms for began_ms in _onsets_ms(effect))
 
 
 def _is_cause(row: Cause, cause: Fault) -> bool:

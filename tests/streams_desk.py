@@ -102,7 +102,7 @@ def cleared(one: Fault, at_s: float) -> Fault:
     return replace(one, state="cleared", revision=one.revision + 1, cleared_ms=at_ms)
 
 
-def nvlink(gpu: str, code: int, at_s: float, rack: str = "nvl1", **fields: Any) -> Fault:
+def nvlink(gpu: str, code: int | None, at_s: float, rack: str = "nvl1", **fields: Any) -> Fault:
     severity, action = ("critical", "reset_gpu") if code == 149 else ("warning", "none")
     given = {"severity": severity, "action": action} | fields
     return fault("nvlink", code, at_s=at_s, gpu=gpu, node=gpu.rpartition("-")[0], rack=rack, **given)

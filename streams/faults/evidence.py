@@ -92,6 +92,7 @@ def added(fault: Fault, news: Fault, leading: frozenset[int]) -> Fault:
     Between equals one of the `leading` codes decides, whichever came first: it tells a cause from an echo.
     """
     decides = news if fault.count == 0 or _weight(news, leading) > _weight(fault, leading) else fault
+    first_ms, severe_ms = min(fault.first_ms, news.first_ms), _severe_since_ms(fault, news)
     return replace(
         fault,
         code=decides.code,
@@ -101,7 +102,8 @@ def added(fault: Fault, news: Fault, leading: frozenset[int]) -> Fault:
         reason=decides.reason,
         gpu=fault.gpu or news.gpu,
         pci=fault.pci or news.pci,
-        first_ms=min(fault.first_ms, news.first_ms),
+        first_ms=first_ms,
+        worsened_ms=severe_ms if severe_ms > first_ms else None,
         last_ms=max(fault.last_ms, news.last_ms),
         count=fault.count + news.count,
         evidence=with_piece(fault.evidence, *news.evidence),
@@ -114,6 +116,15 @@ def with_piece(evidence: list[Evidence], *more: Evidence) -> list[Evidence]:
     if len(pieces) > _FIRST_EVIDENCE + _LAST_EVIDENCE:
         return pieces[:_FIRST_EVIDENCE] + pieces[-_LAST_EVIDENCE:]
     return pieces
+
+
+def _severe_since_ms(fault: Fault, news: Fault) -> int:
+    """When the first evidence of the severity came that both have together."""
+    known_ms = fault.first_ms if fault.worsened_ms is None else fault.worsened_ms
+    known, new = SEVERITIES.index(fault.severity), SEVERITIES.index(news.severity)
+    if fault.count == 0 or new > known:
+        return news.first_ms
+    return known_ms if new < known else min(known_ms, news.first_ms)
 
 
 def _weight(fault: Fault, leading: frozenset[int]) -> tuple[int, int, bool]:

@@ -86,6 +86,46 @@ def nodes_of(rack: str) -> list[str]:
     return [f"{rack}-n{node}" for node in range(NODES)]
 
 
+# --- an early warning that comes true ---------------------------------------------------------------------------------
+
+
+def failing(gpu: str, warned_s: float, failed_s: float) -> list[Fault]:
+    """An NVLink that was warned of, and failed later: two revisions of one fault."""
+    began = nvlink(gpu, None, warned_s, action="drain_and_diagnose")
+    at_ms = START_MS + round(failed_s * 1000)
+    return [
+        began,
+        replace(began, revision=2, state="updated", code=149, severity="critical", action="reset_gpu", last_ms=at_ms,
+                worsened_ms=at_ms),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["as it happened", "backwards"])
+def test_what_comes_with_a_failure_is_tied_to_it_however_long_before_it_was_warned_of(order: str) -> None:
+    root, hours_s = "nvl1-n02-0", 3 * 3600.0
+    warned, failed = failing(root, 0, hours_s)
+    echoes = [nvlink(f"nvl1-n{node:02}-1", 145, hours_s + 0.5) for node in range(18)]
+    faults = [warned, failed, *echoes]
+    desk = Desk(nvl72())
+    desk.take(faults if order == "as it happened" else faults[::-1], at_s=hours_s + 1)
+    desk.wait(hours_s + 3)
+    one = desk.only()
+    assert (one.root, one.root_code, len(one.members)) == (f"gpu:{root}", 149, 19)
+    assert one.first_ms == START_MS, "the incident began with the warning"
+
+
+def test_an_effect_that_became_worse_is_explained_by_what_came_just_before() -> None:
+    warned, failed = failing("n1-0", 0, 3600)
+    failed = replace(failed, node="n1", rack="r1", code=74)
+    switch = fault("nvswitch", 20034, gpu=None, at_s=3599.5, component="nvswitch:n1/x", component_kind="nvswitch")
+    desk = Desk(hgx("r1"))
+    desk.take([replace(warned, node="n1", rack="r1")])
+    desk.wait(10)
+    desk.take([switch, failed], at_s=3600)
+    desk.wait(3602)
+    assert len(desk.only().members) == 2
+
+
 # --- a job across racks -----------------------------------------------------------------------------------------------
 
 

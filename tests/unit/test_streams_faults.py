@@ -161,6 +161,27 @@ def escalated(*events: HardwareEvent) -> Fault:
     return Book().take(*events)[-1]
 
 
+def test_an_early_warning_that_comes_true_knows_when_it_did() -> None:
+    book = Book()
+    rises = anomaly("nvlink_recoveries_rise", fault_class="nvlink", severity="warning", begin_s=0, at_s=30)
+    (early,) = book.take(rises)
+    assert (early.severity, early.worsened_ms) == ("warning", None)
+    (failed,) = book.take(event(code=149, at_s=3600, details={"variant": "fatal"}))
+    assert (failed.fault_id, failed.severity) == (early.fault_id, "critical")
+    assert (failed.first_ms, failed.worsened_ms) == (START_MS, START_MS + 3_600_000)
+    (more,) = book.take(event(code=149, at_s=3700, event_id="again", details={"variant": "fatal"}))
+    assert more.worsened_ms == START_MS + 3_600_000, "it did not become worse a second time"
+    (late,) = book.take(event(code=149, at_s=3500, event_id="late", details={"variant": "fatal"}))
+    assert late.worsened_ms == START_MS + 3_500_000, "what came late was there earlier"
+    (echo,) = book.take(event(code=145, at_s=3400, event_id="echo"))
+    assert (echo.severity, echo.worsened_ms) == ("critical", START_MS + 3_500_000), "what is less says nothing of it"
+
+
+def test_a_fault_that_began_as_severe_as_it_is_has_not_become_worse() -> None:
+    twice = Book().take(event(code=79), event(code=79, at_s=9, event_id="2"))
+    assert [one.worsened_ms for one in twice] == [None, None]
+
+
 def test_more_severe_evidence_decides_code_action_and_rule() -> None:
     warning = event(code=145, details={"variant": "nonfatal"})
     fatal = event(code=149, at_s=1, details={"variant": "fatal"})

@@ -9,7 +9,8 @@ ALTER TABLE ${database}.fault_revisions
     ADD COLUMN IF NOT EXISTS maintenance Nullable(String) COMMENT 'The fault id of the announced work that explains it',
     ADD COLUMN IF NOT EXISTS acknowledged_by Nullable(String) COMMENT 'Who takes care of it',
     ADD COLUMN IF NOT EXISTS acknowledged_at Nullable(DateTime64(3, 'UTC')) COMMENT 'When somebody said so',
-    ADD COLUMN IF NOT EXISTS snoozed_until Nullable(DateTime64(3, 'UTC')) COMMENT 'Until then it wakes nobody';
+    ADD COLUMN IF NOT EXISTS snoozed_until Nullable(DateTime64(3, 'UTC')) COMMENT 'Until then it wakes nobody',
+    ADD COLUMN IF NOT EXISTS worsened_at Nullable(DateTime64(3, 'UTC')) COMMENT 'Event time of the first evidence of its present severity; NULL: it began as severe as it is';
 
 ALTER TABLE ${database}.fleet_faults_in
     ADD COLUMN IF NOT EXISTS action_rule LowCardinality(String),
@@ -19,17 +20,19 @@ ALTER TABLE ${database}.fleet_faults_in
     ADD COLUMN IF NOT EXISTS maintenance Nullable(String),
     ADD COLUMN IF NOT EXISTS acknowledged_by Nullable(String),
     ADD COLUMN IF NOT EXISTS acknowledged_ms Nullable(Int64),
-    ADD COLUMN IF NOT EXISTS snoozed_until_ms Nullable(Int64);
+    ADD COLUMN IF NOT EXISTS snoozed_until_ms Nullable(Int64),
+    ADD COLUMN IF NOT EXISTS worsened_ms Nullable(Int64);
 
 ALTER TABLE ${database}.fleet_faults_decode MODIFY QUERY
 SELECT
-    * EXCEPT (first_ms, last_ms, cleared_ms, observed_ms, acknowledged_ms, snoozed_until_ms, evidence),
+    * EXCEPT (first_ms, last_ms, cleared_ms, observed_ms, acknowledged_ms, snoozed_until_ms, worsened_ms, evidence),
     fromUnixTimestamp64Milli(first_ms, 'UTC') AS first_at,
     fromUnixTimestamp64Milli(last_ms, 'UTC') AS last_at,
     fromUnixTimestamp64Milli(cleared_ms, 'UTC') AS cleared_at,
     fromUnixTimestamp64Milli(observed_ms, 'UTC') AS observed_at,
     fromUnixTimestamp64Milli(acknowledged_ms, 'UTC') AS acknowledged_at,
     fromUnixTimestamp64Milli(snoozed_until_ms, 'UTC') AS snoozed_until,
+    fromUnixTimestamp64Milli(worsened_ms, 'UTC') AS worsened_at,
     arrayMap(piece -> (piece.1, fromUnixTimestamp64Milli(piece.2, 'UTC'), piece.3, piece.4), evidence) AS evidence
 FROM ${database}.fleet_faults_in;
 

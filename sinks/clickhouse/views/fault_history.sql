@@ -9,6 +9,7 @@ SELECT
     action,
     state,
     first_at,
+    worsened_at,
     last_at,
     cleared_at,
     round(date_diff('millisecond', first_at, coalesce(cleared_at, greatest(last_at, now64(3, 'UTC')))) / 1000, 3) AS duration_seconds,
