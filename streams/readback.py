@@ -26,7 +26,7 @@ _TIMED_OUT, _PARTITION_EOF = KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF  #
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A Kafka record in the shape that `streams.samples.Message` asks for."""
+    """A Kafka record in the shape that `streams.readings.decode.Message` asks for."""
 
     topic: str
     partition: int

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from schemas.catalog import Catalog
 from schemas.catalog.causes import Causes
 from schemas.records import Anomaly, Fault, HardwareEvent, Incident, InventoryRecord
-from streams.correlate import Correlator
+from streams.correlation import Correlator
 from streams.faults import FaultBook
 from streams.topology import Topology
 
@@ -52,7 +52,7 @@ class Said(NamedTuple):
 
 
 class Correlation(Protocol):
-    """What makes incidents of faults: `streams.correlate.Correlator`, or its rivals."""
+    """What makes incidents of faults: `streams.correlation.correlator.Correlator`, or its rivals."""
 
     def on_fault(self, fault: Fault, now_ms: int) -> None:
         """Take one fault record in."""

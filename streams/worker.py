@@ -1,4 +1,4 @@
-"""The Faust app: five agents that read runs, call the cores in `partitions.py`, and write what comes out.
+"""The Faust app: five agents that read runs, call the cores in `partitions/`, and write what comes out.
 
 The order is fixed and is what makes a kill harmless: read a run, compute, deliver the outputs, deliver the memory, then
 let the run be acknowledged. Whatever is lost in between is done again from the memory, and gives the same records.
@@ -40,7 +40,7 @@ from streams.delivery import LARGEST_BYTES, Delivery, persistently
 from streams.inventory import InventoryWatch
 from streams.partitions import CounterPartition, FaultPartition, IncidentPartition, Outcome, SamplePartition
 from streams.readback import InventoryFeed, Reader, partition_of
-from streams.samples import Message, Rejected
+from streams.readings.decode import Message, Rejected
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 from streams.transport import RunTransport, calm_logs

@@ -8,9 +8,9 @@ import numpy as np
 
 from schemas.records import Anomaly
 from streams.detectors import Detector
-from streams.roster import Roster
-from streams.tables import METRICS, THROTTLE, UNKNOWN_BITS
-from streams.ticks import Tick
+from streams.readings.roster import Roster
+from streams.readings.tables import METRICS, THROTTLE, UNKNOWN_BITS
+from streams.readings.ticks import Tick
 from tests.streams_scenes import START_MS, columns, sample
 
 Nodes = Mapping[str, Mapping[str, Sequence[float]]]

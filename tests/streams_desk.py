@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from schemas.catalog import load
 from schemas.catalog.causes import causes
 from schemas.records import Fault, Incident
-from streams.correlate import KINDS, Correlator
+from streams.correlation import KINDS, Correlator
 from streams.topology import Topology
 from tests.streams_scenes import START_MS, fault, in_inventory
 

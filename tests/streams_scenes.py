@@ -11,8 +11,8 @@ from schemas.codec import SingleObjectCodec
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly, Fault, GpuCounters, GpuSample, HardwareEvent, InventoryRecord, Record
 from schemas.topics import ANOMALIES, COUNTERS, EVENTS, FAULTS, SAMPLES
-from streams.columns import SampleColumns
-from streams.samples import SampleDecoder
+from streams.readings.columns import SampleColumns
+from streams.readings.decode import SampleDecoder
 
 CODEC = SingleObjectCodec()
 START_MS = 1_700_000_000_000

@@ -27,9 +27,9 @@ from streams.detectors.peer import PeerDetector
 from streams.detectors.silence import SilenceDetector
 from streams.detectors.threshold import ThresholdDetector
 from streams.detectors.trend import TrendDetector
-from streams.roster import Roster
-from streams.tables import SAMPLE_TABLE, Table
-from streams.ticks import Tick
+from streams.readings.roster import Roster
+from streams.readings.tables import SAMPLE_TABLE, Table
+from streams.readings.ticks import Tick
 
 
 class Detector(Protocol):

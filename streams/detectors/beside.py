@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.catalog.rules import Beside, Rack
-from streams.roster import Roster
-from streams.tables import METRICS
-from streams.ticks import Tick
+from streams.readings.roster import Roster
+from streams.readings.tables import METRICS
+from streams.readings.ticks import Tick
 
 Floats = NDArray[np.float32]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from schemas.catalog.rules import ClockRule
 from schemas.records import Anomaly
 from streams.detectors.held import Flip, Held, begins, longest_gap_ms, node_finding, own
-from streams.roster import NEVER_MS, Roster
-from streams.ticks import Tick
+from streams.readings.roster import NEVER_MS, Roster
+from streams.readings.ticks import Tick
 
 _NAME = "clock"
 _LEAST_NODES = 3

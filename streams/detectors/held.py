@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from schemas.catalog.rules import Finding
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly
-from streams.roster import NEVER_MS
-from streams.ticks import Tick
+from streams.readings.roster import NEVER_MS
+from streams.readings.ticks import Tick
 
 _LONGEST_GAP_TICKS, _LONGEST_GAP_INTERVALS = 10, 3
 """A condition is not held over a gap in the readings that is longer than both of these."""

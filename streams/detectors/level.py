@@ -13,8 +13,8 @@ from schemas.records import Anomaly
 from streams.detectors.beside import LARGEST, Comparison
 from streams.detectors.held import Flip, Held, begins, finding, gpus_longest_gap_ms, own
 from streams.detectors.limits import Limits, Skus, sides
-from streams.roster import NEVER_MS, Roster
-from streams.ticks import Tick
+from streams.readings.roster import NEVER_MS, Roster
+from streams.readings.ticks import Tick
 
 Floats = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.catalog.rules import Finding, OneSided
-from streams.roster import Roster
+from streams.readings.roster import Roster
 
 _UNKNOWN = ""
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from schemas.catalog.rules import NarrowRule
 from schemas.records import Anomaly
 from streams.detectors.held import Flip, Held, begins, finding, gpus_longest_gap_ms, own
-from streams.roster import Roster
-from streams.ticks import Tick
+from streams.readings.roster import Roster
+from streams.readings.ticks import Tick
 
 _NAME = "narrow"
 

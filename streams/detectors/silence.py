@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Anomaly
-from streams.roster import NEVER_MS, Place, Roster
-from streams.ticks import Tick
+from streams.readings.roster import NEVER_MS, Place, Roster
+from streams.readings.ticks import Tick
 
 _INTERVALS = 3
 """A node that samples rarely is given so many of its own intervals."""

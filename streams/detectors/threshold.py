@@ -13,8 +13,8 @@ from schemas.catalog.rules import Rule
 from schemas.records import Anomaly
 from streams.detectors.held import Flip, Held, begins, finding, gpus_longest_gap_ms, own
 from streams.detectors.limits import Limits, Skus
-from streams.roster import Roster
-from streams.ticks import Tick
+from streams.readings.roster import Roster
+from streams.readings.ticks import Tick
 
 _NAME = "threshold"
 

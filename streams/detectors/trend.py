@@ -13,9 +13,9 @@ from schemas.records import Anomaly
 from streams.detectors.beside import LARGEST
 from streams.detectors.held import Flip, Held, begins, finding, gpus_longest_gap_ms, own
 from streams.detectors.limits import Limits, Skus
-from streams.roster import NEVER_MS, Roster
-from streams.tables import METRICS
-from streams.ticks import Tick
+from streams.readings.roster import NEVER_MS, Roster
+from streams.readings.tables import METRICS
+from streams.readings.ticks import Tick
 
 Floats = NDArray[np.float32]
 

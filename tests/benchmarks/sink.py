@@ -19,7 +19,7 @@ from schemas.registry import current
 from sinks.clickhouse.insert import SETTINGS
 from sinks.clickhouse.migrate import migrate
 from sinks.settings import LoaderSettings
-from streams.tables import METRICS
+from streams.readings.tables import METRICS
 from tests.benchmarks.context import BenchmarkError, Context
 from tests.benchmarks.fleet_log import GPUS_PER_NODE, FleetLog, records, send
 from tests.benchmarks.table import Row, count, judged, times

@@ -20,7 +20,7 @@ from infra.kafka import EmbeddedKafka
 from infra.topics import provision, wanted
 from schemas.records import Anomaly, DeadLetter, Fault, GpuSample, HardwareEvent, Incident
 from schemas.topics import ANOMALIES, DEAD_LETTERS, EVENTS, FAULTS, INCIDENTS, SAMPLES
-from streams.detect import SampleProcessor
+from streams.readings.processor import SampleProcessor
 from streams.settings import StreamsSettings
 from tests.streams_processes import CODEC, Kafka, WorkerProcess, wait_until
 from tests.streams_scenes import Message, event, sample

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import Anomaly, Record
-from streams.detect import CounterProcessor, Processor, SampleProcessor
 from streams.partitions import CounterPartition, SamplePartition
+from streams.readings.processor import CounterProcessor, Processor, SampleProcessor
 from streams.settings import StreamsSettings
 from tests.streams_scenes import CODEC, START_MS, Message, counters, log, message, runs, sample
 

@@ -14,9 +14,9 @@ from schemas.codec import HEADER_BYTES, CodecError
 from schemas.records import GpuCounters, GpuSample
 from schemas.registry import current
 from schemas.topics import COUNTERS
-from streams.layouts import alike
-from streams.samples import SampleDecoder
-from streams.tables import METRICS, SOURCES, THROTTLE, UNKNOWN_BITS, counter_table
+from streams.readings.decode import SampleDecoder
+from streams.readings.layouts import alike
+from streams.readings.tables import METRICS, SOURCES, THROTTLE, UNKNOWN_BITS, counter_table
 from tests.streams_scenes import CODEC, START_MS, Message, message, sample
 
 FLOATS = st.floats(width=32)

@@ -14,9 +14,8 @@ from schemas.catalog.causes import causes
 from schemas.catalog.health import health_table
 from schemas.records import Anomaly, Fault, HardwareEvent, Record, Verdict
 from schemas.topics import ANOMALIES, EVENTS
-from streams.health import HealthBook, Heard
+from streams.health import HealthBook, Heard, Where
 from streams.partitions import FaultPartition, Memory
-from streams.rack_health import Where
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 from tests.streams_scenes import CODEC, START_MS, Message, anomaly, event, fault, in_inventory, log, message, runs

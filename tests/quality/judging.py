@@ -13,7 +13,7 @@ from schemas.catalog import SEVERITIES, Catalog, load
 from schemas.catalog.causes import causes
 from schemas.ids import stable_id
 from schemas.records import Anomaly, Fault, Incident, InventoryRecord, Member
-from streams.correlate import Correlator
+from streams.correlation import Correlator
 from streams.faults import FaultBook
 from streams.replay import Correlation, SeenIncident, Told, faults_of, incidents_of, last_of, note
 from streams.settings import StreamsSettings

@@ -18,7 +18,7 @@ from producers.simulate.truth import Truth
 from schemas.codec import SingleObjectCodec
 from schemas.records import Anomaly, HardwareEvent, InventoryRecord
 from schemas.topics import COUNTERS, SAMPLES
-from streams.detect import CounterProcessor, Processor, SampleProcessor
+from streams.readings.processor import CounterProcessor, Processor, SampleProcessor
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.records import Anomaly, GpuCounters, GpuSample
-from streams.detect import CounterProcessor, SampleProcessor
+from streams.readings.processor import CounterProcessor, SampleProcessor
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 from tests.streams_scenes import CODEC, START_MS, Message, counters, in_inventory, log, message, sample

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.catalog import load
 from schemas.catalog.base_rates import BaseRate, BaseRates, base_rates
-from streams.base_rates import HOUR_MS, FleetRates, Learnt, chance_of, most_for
+from streams.correlation.base_rates import HOUR_MS, FleetRates, Learnt, chance_of, most_for
 
 CATALOG = load()
 TABLE = BaseRates(

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from schemas.catalog.causes import Cause
-from streams.bursts import Entry, Links, Run
-from streams.graph import Graph, Order
+from streams.correlation.bursts import Entry, Links, Run
+from streams.correlation.graph import Graph, Order
 
 MINUTE_MS = 60_000
 RARE = 1e-9

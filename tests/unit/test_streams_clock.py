@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.records import Anomaly
-from streams.detect import SampleProcessor
+from streams.readings.processor import SampleProcessor
 from streams.settings import StreamsSettings
 from tests.streams_scenes import CODEC, START_MS, Message, log, message, runs, sample
 

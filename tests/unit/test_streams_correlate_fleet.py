@@ -269,6 +269,14 @@ def test_a_leaf_switch_that_is_lost_is_one_incident_over_its_ports_and_the_jobs_
     assert desk.pages() == 1, "although no port alone would wake anybody"
 
 
+def test_ports_that_are_no_trouble_wake_nobody_however_many_there_are() -> None:
+    topology, faults = leaf_scene()
+    desk = Desk(topology)
+    desk.take(replace(one, severity="info") for one in faults)
+    desk.wait(3)
+    assert desk.pages() == 0
+
+
 def test_one_port_that_flaps_is_no_incident_until_a_job_dies_of_it() -> None:
     topology = fleet("r1", "r2")
     run(topology, "train-7", gpus_of("r1-n0"))

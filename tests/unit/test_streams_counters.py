@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.records import Anomaly, GpuCounters
-from streams.detect import CounterProcessor
+from streams.readings.processor import CounterProcessor
 from streams.settings import StreamsSettings
 from tests.streams_scenes import CODEC, START_MS, Message, counters, log, message, sample
 

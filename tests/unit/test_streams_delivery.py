@@ -14,7 +14,7 @@ from schemas.topics import ANOMALIES, DEAD_LETTERS, FAULTS, STREAMS_STATE
 from streams import delivery
 from streams.delivery import Delivery
 from streams.partitions import Outcome
-from streams.samples import Rejected
+from streams.readings.decode import Rejected
 from tests.streams_scenes import CODEC, START_MS, anomaly, fault, message
 
 

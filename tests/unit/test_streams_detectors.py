@@ -12,9 +12,9 @@ from schemas.catalog.metrics import watch_list
 from schemas.catalog.rules import Finding
 from schemas.records import Anomaly
 from streams.detectors import Detector, of_counters, of_samples
-from streams.roster import Roster
-from streams.tables import SAMPLE_TABLE, THROTTLE, Table, counter_table
-from streams.ticks import Tick, TickWindow
+from streams.readings.roster import Roster
+from streams.readings.tables import SAMPLE_TABLE, THROTTLE, Table, counter_table
+from streams.readings.ticks import Tick, TickWindow
 from tests.streams_scenes import START_MS, columns, sample
 
 WATCHED = watch_list()

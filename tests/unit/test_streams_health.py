@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from schemas.catalog import load
 from schemas.catalog.health import health_table
 from schemas.records import Fault, InventoryRecord, Reason, Verdict
-from streams.health import HealthBook, Heard
-from streams.rack_health import Where
+from streams.health import HealthBook, Heard, Where
 from streams.topology import Topology
 from tests.streams_scenes import START_MS, fault, in_inventory
 

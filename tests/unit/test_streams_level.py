@@ -14,7 +14,7 @@ from schemas.catalog.rules import LevelRule
 from schemas.records import Anomaly
 from streams.detectors.beside import Comparison, Groups
 from streams.detectors.level import LevelDetector
-from streams.tables import METRICS
+from streams.readings.tables import METRICS
 from tests.streams_bench import Bench, told
 
 METRIC = "power_watts"

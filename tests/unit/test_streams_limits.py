@@ -8,7 +8,7 @@ import pytest
 
 from schemas.catalog.metrics import watch_list
 from schemas.records import Anomaly
-from streams.detect import CounterProcessor, SampleProcessor
+from streams.readings.processor import CounterProcessor, SampleProcessor
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 from tests.streams_scenes import CODEC, counters, in_inventory, log, sample

@@ -11,7 +11,7 @@ from schemas.catalog.metrics import metrics
 from schemas.catalog.rules import Beside, PeerRule
 from streams.detectors.beside import Comparison, Groups
 from streams.detectors.peer import PeerDetector
-from streams.tables import METRICS
+from streams.readings.tables import METRICS
 from tests.streams_bench import Bench, Nodes, told
 
 NAN = float("nan")

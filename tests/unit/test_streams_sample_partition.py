@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from schemas.records import Anomaly, GpuSample
-from streams.partitions import Memory, Outcome, QuietClock, SamplePartition, dead_letter
-from streams.samples import Rejected
+from streams.partitions import Memory, Outcome, SamplePartition, dead_letter
+from streams.partitions.quiet import QuietClock
+from streams.readings.decode import Rejected
 from streams.settings import StreamsSettings
 from tests.streams_scenes import CODEC, START_MS, Message, log, message, runs, sample
 

@@ -14,8 +14,8 @@ from schemas import registry
 from schemas.codec import MARKER, SingleObjectCodec
 from schemas.records import GpuSample
 from schemas.registry import Schema
-from streams.samples import Decoded, SampleDecoder
-from streams.tables import METRICS, UNKNOWN_BITS
+from streams.readings.decode import Decoded, SampleDecoder
+from streams.readings.tables import METRICS, UNKNOWN_BITS
 from tests.streams_scenes import CODEC, START_MS, Message, event, log, message, sample
 
 DECODE = SampleDecoder(CODEC, future_ms=60_000)
@@ -235,16 +235,16 @@ def test_no_version_of_a_sample_has_a_map_because_polars_reads_none() -> None:
 
 
 def test_one_bad_message_does_not_make_the_whole_run_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from streams import samples
+    from streams.readings import decode
 
     blocks: list[int] = []
-    read = samples._read_block
+    read = decode._read_block
 
     def counted(schema: Schema, bodies: list[bytes], columns: tuple[str, ...]) -> Any:
         blocks.append(len(bodies))
         return read(schema, bodies, columns)
 
-    monkeypatch.setattr(samples, "_read_block", counted)
+    monkeypatch.setattr(decode, "_read_block", counted)
     run: list[Message | GpuSample] = [sample("n", at) for at in range(512)]
     run[300] = message(ENCODED[:-7], at_ms=START_MS)
     decoded = DECODE(log(run))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.records import Anomaly, GpuSample
-from streams.detect import SampleProcessor
+from streams.readings.processor import SampleProcessor
 from streams.settings import StreamsSettings
 from tests.streams_scenes import CODEC, START_MS, Message, log, message, sample
 

@@ -7,7 +7,7 @@ import numpy as np
 from producers.settings import RackSpec, SimulateSettings
 from producers.simulate.fleet import SimulatedFleet
 from schemas.topics import COUNTERS, SAMPLES
-from streams.detect import CounterProcessor, SampleProcessor
+from streams.readings.processor import CounterProcessor, SampleProcessor
 from streams.settings import StreamsSettings
 from tests.state_bytes import state_bytes
 from tests.streams_scenes import CODEC, START_MS, Message

@@ -10,9 +10,9 @@ import pytest
 from schemas.catalog.rules import Rule
 from schemas.records import Anomaly
 from streams.detectors.threshold import ThresholdDetector
-from streams.samples import SampleDecoder
-from streams.tables import METRICS, THROTTLE
-from streams.ticks import TickWindow
+from streams.readings.decode import SampleDecoder
+from streams.readings.tables import METRICS, THROTTLE
+from streams.readings.ticks import TickWindow
 from tests.streams_scenes import CODEC, START_MS, log, sample
 
 NAN = float("nan")

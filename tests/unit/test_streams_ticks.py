@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from schemas.records import GpuSample
-from streams.tables import METRICS
-from streams.ticks import Tick, TickWindow
+from streams.readings.tables import METRICS
+from streams.readings.ticks import Tick, TickWindow
 from tests.streams_scenes import START_MS, Message, columns, message, sample
 
 HOT = METRICS.index("temperature_celsius")

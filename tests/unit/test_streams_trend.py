@@ -12,7 +12,7 @@ from schemas.catalog.metrics import metrics
 from schemas.catalog.rules import TrendRule
 from schemas.records import Anomaly
 from streams.detectors.trend import TrendDetector
-from streams.tables import METRICS
+from streams.readings.tables import METRICS
 from tests.streams_bench import Bench, told
 
 NAN = float("nan")

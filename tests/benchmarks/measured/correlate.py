@@ -18,7 +18,7 @@ from schemas.codec import SingleObjectCodec
 from schemas.ids import gpu_id, node_id, stable_id
 from schemas.records import Evidence, Fault, InventoryRecord
 from schemas.topics import FAULTS
-from streams.correlate import Correlator
+from streams.correlation import Correlator
 from streams.partitions import IncidentPartition
 from streams.settings import StreamsSettings
 from streams.topology import Topology

@@ -17,8 +17,8 @@ from producers.spool import Spool
 from schemas.codec import SingleObjectCodec
 from schemas.records import GpuSample
 from schemas.topics import COUNTERS, SAMPLES
-from streams.detect import CounterProcessor, SampleProcessor
-from streams.samples import SampleDecoder
+from streams.readings.decode import SampleDecoder
+from streams.readings.processor import CounterProcessor, SampleProcessor
 from streams.settings import StreamsSettings
 from tests.state_bytes import state_bytes
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from schemas.catalog import SEVERITIES
 from schemas.catalog.causes import ANY, NEARNESS, Cause, Causes, CommonCause, Near
 from schemas.records import Fault
-from streams.base_rates import HOUR_MS, FleetRates, most_for
-from streams.bursts import SHORTEST_MS, Entry, Links, Run
-from streams.graph import Graph, Order
-from streams.rows import Rows
+from streams.correlation.base_rates import HOUR_MS, FleetRates, most_for
+from streams.correlation.bursts import SHORTEST_MS, Entry, Links, Run
+from streams.correlation.graph import Graph, Order
+from streams.correlation.rows import Rows
 from streams.topology import Thing, Topology, thing_of
 
 MAINTENANCE = "maintenance"

@@ -17,9 +17,9 @@ from schemas.catalog import ACTIONS, SEVERITIES
 from schemas.catalog.causes import Causes, CommonCause, Of
 from schemas.ids import device_id, node_id, rack_id
 from schemas.records import Alternative, Fault
-from streams.base_rates import HOUR_MS, chance_of
-from streams.bursts import SHORTEST_MS
-from streams.ties import Ties
+from streams.correlation.base_rates import HOUR_MS, chance_of
+from streams.correlation.bursts import SHORTEST_MS
+from streams.correlation.ties import Ties
 from streams.topology import Thing, Topology, thing_of
 
 STRONG = 0.5
@@ -220,7 +220,9 @@ def _of_things(
         lasts_ms = max(SHORTEST_MS, max(begins) - min(begins))
         sure = 1.0 - chance_of(parts - 1, ties.rate_of(row.effect, thing) * lasts_ms / HOUR_MS)
         what = _PARTS.get(row.of, "nodes")
-        pages = row.pages_from_share is not None and parts / known >= row.pages_from_share
+        # what is no trouble by itself is none in numbers
+        troubled = sum(any(fault.severity != SEVERITIES[0] for fault in on_part) for on_part in shared.on.values())
+        pages = row.pages_from_share is not None and troubled / known >= row.pages_from_share
         yield Candidate(
             share * min(1.0, parts / known / row.shows_from_share) * unexplained / len(inside) * sure,
             _component(row.of, thing[2]),

@@ -21,10 +21,10 @@ from schemas.catalog.base_rates import BaseRates, base_rates
 from schemas.catalog.causes import Causes
 from schemas.ids import stable_id
 from schemas.records import Fault, Incident
-from streams.base_rates import FleetRates, Learnt
-from streams.incidents import describe, gist, is_worth_a_record, wakes
-from streams.roots import judge
-from streams.ties import Ties
+from streams.correlation.base_rates import FleetRates, Learnt
+from streams.correlation.incidents import describe, gist, is_worth_a_record, wakes
+from streams.correlation.roots import judge
+from streams.correlation.ties import Ties
 from streams.topology import Topology
 
 INCIDENT, MEMBER, RATES = "incident", "member", "rates"

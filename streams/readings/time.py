@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.columns import SampleColumns
-from streams.roster import NEVER_MS
+from streams.readings.columns import SampleColumns
+from streams.readings.roster import NEVER_MS
 
 LAST_MS = 253_402_300_800_000
 """The year 10000: a clock that says more, or as much before 1970, says just that."""

@@ -18,8 +18,8 @@ from schemas.catalog import Catalog
 from schemas.catalog.health import HealthTable
 from schemas.ids import gpu_id, node_id
 from schemas.records import Fault, InventoryRecord, Verdict
-from streams.judging import NOTHING, Judge
-from streams.rack_health import Counts, Rack, RackHealth, Where, about, is_nameless
+from streams.health.judging import NOTHING, Judge
+from streams.health.rack import Counts, Rack, RackHealth, Where, about, is_nameless
 from streams.topology import DECLARED, Topology
 
 _MOST_AT_ONCE = 2000

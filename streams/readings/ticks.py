@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.columns import SampleColumns
-from streams.roster import NEVER_MS, Roster
-from streams.speakers import Speakers
-from streams.tables import SAMPLE_TABLE, UNKNOWN_BITS, Table
-from streams.time import LAST_MS, PartitionTime, on_grid
+from streams.readings.columns import SampleColumns
+from streams.readings.roster import NEVER_MS, Roster
+from streams.readings.speakers import Speakers
+from streams.readings.tables import SAMPLE_TABLE, UNKNOWN_BITS, Table
+from streams.readings.time import LAST_MS, PartitionTime, on_grid
 
 _LONGEST_WALK_TICKS = 600
 """So many empty ticks are closed one by one; a longer time in which nothing came is then crossed in one step."""

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from schemas import container, registry
 from schemas.codec import HEADER_BYTES, MARKER, CodecError, Framed, SingleObjectCodec
 from schemas.registry import Schema
-from streams.columns import SampleColumns
-from streams.layouts import BOOTS, GPUS, NODES, Alike, alike
-from streams.tables import SAMPLE_TABLE, SOURCES, UNKNOWN_BITS, Table
+from streams.readings.columns import SampleColumns
+from streams.readings.layouts import BOOTS, GPUS, NODES, Alike, alike
+from streams.readings.tables import SAMPLE_TABLE, SOURCES, UNKNOWN_BITS, Table
 
 _ENVELOPE = ("site", "rack", "node", "boot_id", "sequence", "tick_ms", "interval_ms", "source", "gpus", "gpu_index")
 """What is decoded of every record beside its metrics, where it has it."""

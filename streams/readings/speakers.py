@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.roster import NEVER_MS
+from streams.readings.roster import NEVER_MS
 
 _PATIENCE_MS = 180_000
 """The source that speaks is waited for so long, three of its longest usual periods, before the next one speaks."""

@@ -1,6 +1,6 @@
 """What faults come to: the rows of `schemas/catalog/health.toml` applied, one step at a time.
 
-Plain functions of their arguments. `health.py` knows which faults stand, who holds whom, and what was said before.
+Plain functions of their arguments. `book.py` knows which faults stand, who holds whom, and what was said before.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from schemas.ids import node_id, rack_id
 from schemas.records import Fault, Verdict
-from streams.judging import NOTHING, Condition, Judge, Judged, Said, condition
+from streams.health.judging import NOTHING, Condition, Judge, Judged, Said, condition
 from streams.topology import DECLARED, Topology
 
 _KEEP_ENDED_MS = 3_600_000

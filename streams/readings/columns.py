@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.layouts import Place
+from streams.readings.layouts import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streams.base_rates import most_for
+from streams.correlation.base_rates import most_for
 
 SHORTEST_MS = 1000
 """What comes closer together is taken to come so close: no clock of a fleet is better."""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from schemas.catalog import SEVERITIES, Catalog
 from schemas.records import Fault, Incident, Member
-from streams.roots import KIND, STRONG, Candidate, Verdict
-from streams.ties import AROUND, MAINTENANCE, Ties
+from streams.correlation.roots import KIND, STRONG, Candidate, Verdict
+from streams.correlation.ties import AROUND, MAINTENANCE, Ties
 
 _EVIDENCE_LINES = 8
 _CRITICAL = SEVERITIES[-1]

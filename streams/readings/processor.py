@@ -11,10 +11,10 @@ from schemas.records import Anomaly
 from streams.detectors import Detector, of_counters, of_samples
 from streams.detectors.counter_rate import Kept, Spans
 from streams.detectors.limits import Inventory
-from streams.samples import Message, Rejected, SampleDecoder
+from streams.readings.decode import Message, Rejected, SampleDecoder
+from streams.readings.tables import SAMPLE_TABLE, Table, counter_table
+from streams.readings.ticks import Tick, TickWindow
 from streams.settings import StreamsSettings
-from streams.tables import SAMPLE_TABLE, Table, counter_table
-from streams.ticks import Tick, TickWindow
 
 
 class Findings(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.columns import SampleColumns
+from streams.readings.columns import SampleColumns
 
 _NOBODY = -1
 NEVER_MS = -(2**62)
