@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -62,17 +63,18 @@ def running(
     *,
     workers: int = 1,
     sources: Sequence[Role] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
     log_dir: Path | None = None,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Supervisor]:
     """Everything started, in order, while inside; stopped, in order, afterwards.
 
-    `waiting` is called a few times each second with what is being waited for. Raises `OperatorError` where a part does
-    not start.
+    `environment` is given to every process. `waiting` is called a few times each second with what is being waited for.
+    Raises `OperatorError` where a part does not start.
     """
     data_dir = settings.data_dir.absolute()
     with sole(data_dir):
-        supervisor = Supervisor(data_dir, options=options, log_dir=log_dir)
+        supervisor = Supervisor(data_dir, options=options, environment=environment, log_dir=log_dir)
         try:
             supervisor.start(servers(settings), waiting=lambda: waiting("servers"))
             waiting("topics and tables")

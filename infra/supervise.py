@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -108,14 +109,18 @@ class Supervisor:
         data_dir: Path,
         *,
         options: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
         log_dir: Path | None = None,
         backoff: Backoff | None = None,
         program: Sequence[str] = (sys.executable, "-P", "-m", "infra.cli"),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`options` go before every role's own arguments; logs go to `log_dir`, or where this process's go."""
+        """`options` go before every role's own arguments, `environment` is every role's besides its own; logs go to
+        `log_dir`, or where this process's go.
+        """
         self._data_dir = data_dir.absolute()
         self._options = tuple(options)
+        self._environment = dict(environment)
         self._log_dir = log_dir
         self._backoff = backoff or Backoff()
         self._program = tuple(program)
@@ -229,7 +234,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=out or sys.stderr.fileno(),
                 stderr=out or sys.stderr.fileno(),
-                env={**os.environ, **_OURS, **role.environment},
+                env={**os.environ, **_OURS, **self._environment, **role.environment},
                 start_new_session=True,
             )
         finally:

@@ -118,6 +118,11 @@ class Injection(_Settings):
     clear_after_s: float | None = Field(
         default=None, gt=0, description="When the repair is done, counted from at_s. Left out: it stays."
     )
+    warns_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="So long before at_s the link of an nvlink_fails begins to train again and again.",
+    )
 
 
 class SimulateSettings(_Settings):

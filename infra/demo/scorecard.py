@@ -37,11 +37,19 @@ class Injected(msgspec.Struct, frozen=True):
     first_observable_ms: int = 0
     """When a perfect observer could know."""
     cleared_ms: int | None = None
+    hard_ms: int | None = None
+    """When it became more than a warning, where one was to be seen before."""
+
+    @property
+    def due_ms(self) -> int:
+        """From when on somebody should be told."""
+        return self.first_observable_ms if self.hard_ms is None else self.hard_ms
 
 
 class Told(msgspec.Struct, frozen=True):
     """An incident over all its revisions so far."""
 
+    first: Incident
     newest: Incident
     page: Incident | None = None
     """The revision that paged, if one did."""
@@ -61,6 +69,8 @@ class Row:
     """From being observable to the decision to page (or to the incident's newest word where it pages nobody)."""
     alerted_seconds: float | None = None
     """From being observable to somebody having been told."""
+    warned_seconds: float | None = None
+    """How long before it failed its incident was there, as an early warning that woke nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +112,10 @@ def read_truth(lines: Iterable[bytes]) -> list[Injected]:
 def fold(told: dict[str, Told], revision: Incident) -> None:
     """Take one record of `fleet.incidents` into `told` (by incident id); a repeated record changes nothing."""
     before = told.get(revision.incident_id)
+    first = before.first if before is not None and before.first.revision <= revision.revision else revision
     newest = revision if before is None or revision.revision >= before.newest.revision else before.newest
     page = before.page if before is not None and before.page is not None else (revision if revision.page else None)
-    told[revision.incident_id] = Told(newest, page)
+    told[revision.incident_id] = Told(first, newest, page)
 
 
 def score(
@@ -140,7 +151,8 @@ def _row(root: Injected, told: Told | None, alerted_ms: Mapping[str, int]) -> Ro
     is_root = told.newest.root == root.component and decided.root == root.component
     classes = EXPECTED_CLASSES.get(root.fault)
     right_class = classes is None or not is_root or told.newest.root_class in classes
-    delay = (decided.decided_ms - root.first_observable_ms) / 1000
+    delay = (decided.decided_ms - root.due_ms) / 1000
+    warned = None if root.hard_ms is None else (root.hard_ms - told.first.decided_ms) / 1000
     alerted = alerted_ms.get(told.newest.incident_id)
     return Row(
         root,
@@ -148,5 +160,6 @@ def _row(root: Injected, told: Told | None, alerted_ms: Mapping[str, int]) -> Ro
         found=right_class,
         root_right=is_root,
         delay_seconds=delay,
-        alerted_seconds=None if alerted is None else (alerted - root.first_observable_ms) / 1000,
+        alerted_seconds=None if alerted is None else (alerted - root.due_ms) / 1000,
+        warned_seconds=warned if warned is not None and warned > 0 else None,
     )

@@ -20,7 +20,7 @@ from infra.commands.sql import connected, plain_error, table
 from infra.demo.questions import questions
 from infra.demo.scorecard import Scorecard
 from infra.demo.seen import Seen
-from infra.demo.view import WORDS, card, clock, screen
+from infra.demo.view import WORDS, card, clock, is_early_warning, screen
 from infra.settings import Settings
 
 _LINE_SECONDS = 5.0
@@ -116,6 +116,11 @@ class _Lines:
             where = f"{WORDS.get(one.fault, one.fault)}: {one.component} on {one.node}, rack {one.rack}"
             self._once(f"injected {one.fault} {one.component}", f"{at}broken    {where}")
         for told in (seen.told or {}).values():
+            if is_early_warning(told):
+                warning = told.newest
+                action = warning.action.replace("_", " ")
+                text = f"{at}warning   {warning.title}; {action}; nobody is woken"
+                self._once(f"warning {warning.incident_id}", text)
             if told.page is not None:
                 incident = told.page
                 action = incident.action.replace("_", " ")

@@ -43,6 +43,7 @@ WORDS = {
 _INCIDENT_LINES = 3
 _ALERTS = 4
 _MOST_INCIDENTS = 8
+_MOST_WARNINGS = 3
 _LOW = 30
 """Lines below which a terminal has no room for the legend."""
 
@@ -57,14 +58,16 @@ def screen(
         _framed(heat_map(seen.gpus, legend=size is None or size[1] >= _LOW), "the fleet"),
     ]
     alerts = list(seen.delivered)[-_ALERTS:]
-    most = _MOST_INCIDENTS
+    most, warnings = _MOST_INCIDENTS, _MOST_WARNINGS
     if size is not None:
         # without the frame of the incidents, and the lines that count those before and the quiet ones
         room = size[1] - _lines_of(above, size[0]) - 4
+        warnings = max(0, min(warnings, len(_early_warnings(seen)), room - _INCIDENT_LINES))
+        room -= warnings
         if room < 2 * _INCIDENT_LINES + len(alerts) + 2:
             alerts = []
         most = max(1, min(_MOST_INCIDENTS, (room - (len(alerts) + 2 if alerts else 0)) // _INCIDENT_LINES))
-    parts = [*above, _framed(incidents(seen, most), "incidents")]
+    parts = [*above, _framed(incidents(seen, most, warnings), "incidents")]
     if alerts:
         parts.append(_framed(Group(*(_alert(one) for one in alerts)), "alerts"))
     parts += [Text(problem, style="yellow") for problem in seen.problems]
@@ -187,21 +190,41 @@ def _legend() -> Text:
     )
 
 
-def incidents(seen: Seen, most: int) -> RenderableType:
-    """The newest `most` incidents that paged, newest last, with evidence and what to do; the others are counted."""
+def incidents(seen: Seen, most: int, warnings: int = _MOST_WARNINGS) -> RenderableType:
+    """The newest `most` incidents that paged, newest last, with evidence and what to do, and the newest `warnings` of
+    what has not failed yet; the others are counted.
+    """
     told = sorted((seen.told or {}).values(), key=lambda one: one.newest.first_ms)
     loud = [one for one in told if one.page is not None]
     shown: list[RenderableType] = []
     for one in loud[-most:]:
         shown += _incident(one)
+    shown += [_warning(one) for one in _early_warnings(seen)[-warnings:] if warnings]
     if len(loud) > most:
         shown.insert(0, Text(f"{len(loud) - most} before", style="dim"))
-    if not loud:
+    if not shown:
         shown.append(Text("none", style="dim"))
-    quiet = len(told) - len(loud)
+    quiet = sum(one.page is None and not is_early_warning(one) for one in told)
     if quiet:
         shown.append(Text(f"and {quiet} that wake nobody (jobs that failed by their own fault, notices)", style="dim"))
     return Group(*shown)
+
+
+def is_early_warning(one: Told) -> bool:
+    """Whether an incident tells of something that has not failed yet."""
+    return one.page is None and one.newest.severity == "warning" and one.newest.state != "cleared"
+
+
+def _early_warnings(seen: Seen) -> list[Told]:
+    """All of them, the newest last."""
+    told = sorted((seen.told or {}).values(), key=lambda one: one.newest.first_ms)
+    return [one for one in told if is_early_warning(one)]
+
+
+def _warning(one: Told) -> Text:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append("warning  ", style=_SEVERITY_STYLE["warning"]).append(one.newest.title)
+    return line.append("   early: wakes nobody", style="dim")
 
 
 def _incident(one: Told) -> list[RenderableType]:
@@ -227,7 +250,10 @@ def _alert(one: Delivered) -> Text:
 def card(scorecard: Scorecard) -> RenderableType:
     """The scorecard after the run."""
     table = Table(box=ROUNDED, border_style="dim", title="scorecard", title_justify="left", title_style="bold")
-    table.caption = "after: since the fault could first be seen; silence and heat count once they have lasted"
+    table.caption = (
+        "after: since the fault could first be seen; silence and heat count once they have lasted\n"
+        "warned: how long before it failed its counters had an incident of their own, which woke nobody"
+    )
     table.caption_justify = "left"
     table.add_column("injected")
     table.add_column("where", overflow="fold")
@@ -235,6 +261,7 @@ def card(scorecard: Scorecard) -> RenderableType:
     table.add_column("root")
     table.add_column("decided\nafter", justify="right")
     table.add_column("told\nafter", justify="right")
+    table.add_column("warned\nbefore", justify="right")
     for row in scorecard.rows:
         found = Text("✓", style="green") if row.found else Text("✗ no", style="bold red")
         right = Text("✓", style="green") if row.root_right else Text("✗", style="bold red")
@@ -242,7 +269,8 @@ def card(scorecard: Scorecard) -> RenderableType:
             right = Text(f"✗ {row.told.newest.root}", style="bold red")
         where = Text(row.injected.component).append(f"\n{row.injected.node or ''}", style="dim")
         words = WORDS.get(row.injected.fault, row.injected.fault)
-        table.add_row(words, where, found, right, _seconds(row.delay_seconds), _seconds(row.alerted_seconds))
+        warned = "" if row.warned_seconds is None else _seconds(row.warned_seconds)
+        table.add_row(words, where, found, right, _seconds(row.delay_seconds), _seconds(row.alerted_seconds), warned)
     if not scorecard.false_alarms:
         alarms = Text("false alarms: none", style="green")
     else:

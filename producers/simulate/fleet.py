@@ -292,7 +292,8 @@ class SimulatedFleet:
     def _count(self, now: Now, now_s: float, unread: Sequence[int]) -> tuple[dict[str, Doubles], dict[str, Doubles]]:
         """The counters of GPUs and of links."""
         down = [*((effect.on, effect.link) for effect in now.links), *self._script.links_down(now_s)]
-        return self._counters.read(now_s, now.counts, unread), self._counters.links(now_s, now.counts, down, unread)
+        rising = [*now.counts, *self._script.counts(now_s)]
+        return self._counters.read(now_s, rising, unread), self._counters.links(now_s, rising, down, unread)
 
     def _boot(self, now: Now) -> None:
         for number in now.booted:

@@ -6,6 +6,7 @@ does; nothing here knows how, or whether, it is found.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from producers.settings import FaultName, Injection, SimulateSettings
 from producers.simulate.faults.nvlink import LINK_DOWN, RESPONSE_LOST, words
-from producers.simulate.plan import KernelLine, Report
+from producers.simulate.plan import Effect, KernelLine, Report
 from producers.simulate.signals import (
     HARDWARE_SLOWDOWN_CELSIUS,
     HW_SLOWDOWN,
@@ -26,6 +27,7 @@ from producers.simulate.signals import (
 )
 from producers.simulate.topology import Gpu, Node
 from producers.simulate.truth import Truth
+from producers.simulate.world import grown
 from schemas.ids import gpu_id, node_id
 
 _AFTER_WARMUP_S: Mapping[str, float] = {
@@ -41,6 +43,9 @@ _CREEP_S = 25.0
 _HOTTEST_CELSIUS = 94.0
 _COOLING_CELSIUS_PER_S = 2.5
 _OVERHEATING_S = 45.0
+_WARNS_S = 18.0
+"""So long before it fails the link of `nvlink_fails` trains again and again, which its counters show."""
+_RECOVERIES, _RECOVERIES_SHOW = 60.0, 3.0
 _ECHO_S = 1.8
 """Within so long the rest of the NVLink domain has noticed."""
 _LINK = 14
@@ -59,6 +64,8 @@ class _Scripted:
     """When a reading first showed it."""
     from_celsius: float | None = None
     """How warm the GPU was when it began to overheat."""
+    is_hard: bool = False
+    """A reading has shown more than a warning."""
 
     @property
     def begins_s(self) -> float:
@@ -68,6 +75,15 @@ class _Scripted:
     def ends_s(self) -> float | None:
         after = self.injection.clear_after_s
         return None if after is None else self.injection.at_s + after
+
+    @property
+    def warns(self) -> Effect | None:
+        """What its counters show before it begins."""
+        begins_s = max(0.0, self.begins_s - self.injection.warns_s)
+        if self.injection.fault != "nvlink_fails" or begins_s >= self.begins_s:
+            return None
+        return Effect("count", begins_s, math.inf, (self.gpu.number,), _RECOVERIES, ramp_s=self.begins_s - begins_s,
+                      name="nvlink_recoveries", link=_LINK)  # fmt: skip
 
     def holds(self, now_s: float) -> bool:
         """Whether it is broken now."""
@@ -138,6 +154,18 @@ class Script:
             if not any(fault.node is line.node and fault.holds(line.at_s) for fault in silent)
         ]
 
+    def counts(self, now_s: float) -> list[Effect]:
+        """What counters show besides, when they are read."""
+        found = []
+        for fault in self._faults:
+            effect = fault.warns
+            if effect is None or now_s < effect.begin_s:
+                continue
+            found.append(effect)
+            if fault.observable_s is None and grown(effect, now_s) >= _RECOVERIES_SHOW:
+                fault.observable_s = now_s
+        return found
+
     def reports(self, after_s: float, to_s: float) -> list[Report]:
         """What NVML reports at the tick `to_s`, the one before having been at `after_s`."""
         found = []
@@ -161,8 +189,10 @@ class Script:
         for fault in self._faults:
             if fault.observable_s is None:
                 continue
-            told.append(_truth(fault, "root", fault.node, fault.gpu, fault.begins_s, fault.observable_s, start_ms))
-            if fault.injection.fault == "nvlink_fails":
+            # what warned of it is a part of it
+            starts_s = fault.begins_s if fault.warns is None else fault.warns.begin_s
+            told.append(_truth(fault, "root", fault.node, fault.gpu, starts_s, fault.observable_s, start_ms))
+            if fault.injection.fault == "nvlink_fails" and fault.is_hard:
                 for number, (node, gpu) in enumerate(fault.peers):
                     echo_s = _echo_s(fault, number)
                     told.append(_truth(fault, "symptom", node, gpu, echo_s, echo_s, start_ms))
@@ -190,6 +220,7 @@ class Script:
 
     @staticmethod
     def _shows(fault: _Scripted, now_s: float) -> None:
+        fault.is_hard = True
         if fault.observable_s is None:
             fault.observable_s = min((line.at_s for line in _speech(fault)), default=now_s)
 
@@ -235,7 +266,14 @@ def _scripted(settings: SimulateSettings, nodes: Sequence[Node]) -> list[Injecti
         at_s = settings.warmup_s + _AFTER_WARMUP_S[name]
         clear_after_s = _OVERHEATING_S if name == "gpu_overheats" else None
         placed.append(
-            Injection(fault=name, at_s=at_s, node=node.name, gpu=len(node.gpus) // 2, clear_after_s=clear_after_s)
+            Injection(
+                fault=name,
+                at_s=at_s,
+                node=node.name,
+                gpu=len(node.gpus) // 2,
+                clear_after_s=clear_after_s,
+                warns_s=_WARNS_S if name == "nvlink_fails" else 0.0,
+            )
         )
     return placed
 
@@ -313,4 +351,5 @@ def _truth(
         start_ms=start_ms + round(start_s * 1000),
         first_observable_ms=start_ms + round(observable_s * 1000),
         cleared_ms=None if fault.ends_s is None else start_ms + round(fault.ends_s * 1000),
+        hard_ms=start_ms + round(fault.begins_s * 1000) if role == "root" and fault.warns and fault.is_hard else None,
     )

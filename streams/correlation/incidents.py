@@ -74,7 +74,7 @@ def describe(
         first_ms=min(fault.first_ms for fault in faults.values()),
         last_ms=max(fault.last_ms for fault in faults.values()),
         cleared_ms=max(fault.cleared_ms or fault.last_ms for fault in faults.values()) if over else None,
-        observed_ms=min(fault.observed_ms for fault in faults.values()),
+        observed_ms=min(fault.observed_ms for fault in deciding if fault.severity == worst),
         decided_ms=decided_ms,
         alternatives=verdict.alternatives,
         chance=None if verdict.chance is None else float(f"{verdict.chance:.3g}"),

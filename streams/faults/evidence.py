@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from schemas.catalog import ACTIONS, COMPONENT_KINDS, SEVERITIES, Catalog, Entry
@@ -92,7 +94,8 @@ def added(fault: Fault, news: Fault, leading: frozenset[int]) -> Fault:
     Between equals one of the `leading` codes decides, whichever came first: it tells a cause from an echo.
     """
     decides = news if fault.count == 0 or _weight(news, leading) > _weight(fault, leading) else fault
-    first_ms, severe_ms = min(fault.first_ms, news.first_ms), _severe_since_ms(fault, news)
+    first_ms = min(fault.first_ms, news.first_ms)
+    severe_ms, observed_ms = min(_severe(fault, news))
     return replace(
         fault,
         code=decides.code,
@@ -107,6 +110,7 @@ def added(fault: Fault, news: Fault, leading: frozenset[int]) -> Fault:
         last_ms=max(fault.last_ms, news.last_ms),
         count=fault.count + news.count,
         evidence=with_piece(fault.evidence, *news.evidence),
+        observed_ms=observed_ms,
     )
 
 
@@ -118,13 +122,13 @@ def with_piece(evidence: list[Evidence], *more: Evidence) -> list[Evidence]:
     return pieces
 
 
-def _severe_since_ms(fault: Fault, news: Fault) -> int:
-    """When the first evidence of the severity came that both have together."""
-    known_ms = fault.first_ms if fault.worsened_ms is None else fault.worsened_ms
+def _severe(fault: Fault, news: Fault) -> Iterator[tuple[int, int]]:
+    """What is as severe as both are together: when it came to be, and when it was seen on the node."""
     known, new = SEVERITIES.index(fault.severity), SEVERITIES.index(news.severity)
-    if fault.count == 0 or new > known:
-        return news.first_ms
-    return known_ms if new < known else min(known_ms, news.first_ms)
+    if fault.count and known >= new:
+        yield fault.first_ms if fault.worsened_ms is None else fault.worsened_ms, fault.observed_ms
+    if not fault.count or new >= known:
+        yield news.first_ms, news.observed_ms
 
 
 def _weight(fault: Fault, leading: frozenset[int]) -> tuple[int, int, bool]:

@@ -6,11 +6,12 @@ import io
 import math
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from infra.demo.scorecard import Injected, Told, score
 from infra.demo.seen import Delivered, GpuNow, Seen, hops
-from infra.demo.view import card, heat_map, screen
+from infra.demo.view import card, heat_map, incidents, screen
 from schemas.records import Incident, Member
 
 
@@ -40,8 +41,14 @@ def _incident(number: int) -> Incident:
     )  # fmt: skip
 
 
-def _seen(count: int = 1) -> Seen:
-    told = {f"i{number}": Told(_incident(number), _incident(number)) for number in range(count)}
+def _warning(number: int) -> Told:
+    early = replace(_incident(number), page=False, severity="warning", title=f"NVLink {number} trains again")
+    return Told(early, early)
+
+
+def _seen(count: int = 1, warnings: int = 0) -> Seen:
+    told = {f"i{number}": Told(_incident(number), _incident(number), _incident(number)) for number in range(count)}
+    told |= {f"w{number}": _warning(100 + number) for number in range(warnings)}
     gpus = [_gpu(f"n{node}", index) for node in range(4) for index in range(8)]
     return Seen(
         hops=hops({}, {}, 1.0),
@@ -59,9 +66,17 @@ def test_an_incident_shows_evidence_and_what_to_do() -> None:
     assert "page after 1.2 s" in text
 
 
+def test_an_early_warning_is_told_and_not_counted_among_what_wakes_nobody() -> None:
+    told = {"i1": Told(_incident(1), _incident(1), _incident(1)), "w": _warning(2)}
+    text = _drawn(incidents(Seen(told=told), 8))
+    assert "warning  NVLink 2 trains again   early: wakes nobody" in text
+    assert "and 1 that wake nobody" not in text
+
+
 @pytest.mark.parametrize("height", [24, 30, 40, 60])
 def test_the_newest_incident_fits_every_terminal(height: int) -> None:
-    text = _drawn(screen(_seen(12), elapsed_seconds=1, total_seconds=90, phase="", size=(100, height)), width=100)
+    seen = _seen(12, warnings=5)
+    text = _drawn(screen(seen, elapsed_seconds=1, total_seconds=90, phase="", size=(100, height)), width=100)
     assert len(text.splitlines()) <= height
     assert "GPU number 11 lost" in text
 
@@ -93,7 +108,7 @@ def test_rates_are_gains_over_the_time_between_two_looks_and_never_negative() ->
 
 def test_the_card_says_why_it_failed() -> None:
     missed = Injected(fault="gpu_overheats", component="gpu:X", node="n1", start_ms=0, first_observable_ms=0)
-    text = _drawn(card(score([missed], [Told(_incident(10_000), _incident(10_000))])))
+    text = _drawn(card(score([missed], [Told(_incident(10_000), _incident(10_000), _incident(10_000))])))
     assert "✗ no" in text
     assert "false alarms: 1" in text
     assert "failed: 1 of 1 faults were not found; 1 false alarms woke somebody" in text

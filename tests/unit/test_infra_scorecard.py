@@ -111,6 +111,17 @@ def test_a_page_from_before_the_injection_does_not_count_as_finding_it() -> None
     assert len(card.false_alarms) == 1
 
 
+def test_what_warned_early_counts_from_the_failure_and_says_how_long_before_it_was_there() -> None:
+    seen_ms = START - 14_000
+    link = Injected(fault="nvlink_fails", component="gpu:B", first_observable_ms=seen_ms, hard_ms=START)
+    early = _incident("gpu:B", "nvlink", page=False, severity="warning", decided_ms=START - 8000)
+    page = _incident("gpu:B", "nvlink", members=("gpu:C",), revision=2, decided_ms=START + 1200)
+    (row,) = score([link], _told(early, page), alerted_ms={page.incident_id: START + 1300}).rows
+    assert (row.delay_seconds, row.alerted_seconds, row.warned_seconds) == (1.2, 1.3, 8.0)
+    (late,) = score([link], _told(page)).rows
+    assert (late.found, late.warned_seconds) == (True, None), "nobody had warned of it"
+
+
 def test_without_faults_nothing_is_proved() -> None:
     assert not score([], []).passed
 
@@ -118,7 +129,7 @@ def test_without_faults_nothing_is_proved() -> None:
 def test_a_repeated_or_late_record_changes_nothing() -> None:
     first = _incident("gpu:A", "gpu_lost")
     second = _incident("gpu:A", "gpu_lost", revision=2, page=False, decided_ms=START + 9000)
-    assert _told(first, second, first, first) == _told(first, second) == [Told(second, first)]
+    assert _told(first, second, first, first) == _told(first, second) == [Told(first, second, first)]
 
 
 def test_the_first_page_counts_when_a_record_is_delivered_twice() -> None:

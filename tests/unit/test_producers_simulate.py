@@ -211,7 +211,17 @@ def test_an_nvlink_failure_is_fatal_at_its_root_and_echoes_in_its_rack_only_with
     assert {one.rack for one in symptoms} == {root.rack}
     assert root.component not in {one.component for one in symptoms}
     assert sorted(echoes.values()) == sorted(one.first_observable_ms for one in symptoms)
-    assert all(root.start_ms < at <= root.start_ms + 2000 for at in echoes.values())
+    assert root.hard_ms is not None
+    assert all(root.hard_ms < at <= root.hard_ms + 2000 for at in echoes.values())
+    recoveries = {
+        step.tick_ms: record.nvlink_recoveries[[gpu_id(gpu) for gpu in record.gpus].index(root.component)]
+        for step in steps
+        for record in step.counters
+        if root.gpu in record.gpus
+    }
+    before, after = (max(at for at in recoveries if at < when) for when in (root.start_ms, root.hard_ms + 30_000))
+    assert recoveries[after] - recoveries[before] >= 60, "its counters had warned of it"
+    assert before < root.first_observable_ms <= root.hard_ms
     links = column(steps, root.component, "nvlink_links_active")
     assert (links[START_MS + 30_000], links[START_MS + 50_000]) == (18, 17)
 

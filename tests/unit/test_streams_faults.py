@@ -169,6 +169,7 @@ def test_an_early_warning_that_comes_true_knows_when_it_did() -> None:
     (failed,) = book.take(event(code=149, at_s=3600, details={"variant": "fatal"}))
     assert (failed.fault_id, failed.severity) == (early.fault_id, "critical")
     assert (failed.first_ms, failed.worsened_ms) == (START_MS, START_MS + 3_600_000)
+    assert failed.observed_ms == START_MS + 3_600_030, "from then on somebody waits for a page"
     (more,) = book.take(event(code=149, at_s=3700, event_id="again", details={"variant": "fatal"}))
     assert more.worsened_ms == START_MS + 3_600_000, "it did not become worse a second time"
     (late,) = book.take(event(code=149, at_s=3500, event_id="late", details={"variant": "fatal"}))
