@@ -354,7 +354,7 @@ class Correlator:
 
     def _absorb(self, group: Group, other: Group, cell: _Cell, now_ms: int) -> None:
         """Two groups turn out to be one. Faults of one that has fallen apart are moved by their cells."""
-        if other.written is not None and other.written.state != "cleared":
+        if other.written is not None and other.written.merged_into is None:
             over = msgspec.structs.replace(
                 other.written,
                 revision=other.written.revision + 1,
@@ -362,7 +362,7 @@ class Correlator:
                 page=False,
                 reason=f"merged into incident {group.incident_id}",
                 merged_into=group.incident_id,
-                cleared_ms=other.written.last_ms,
+                cleared_ms=other.written.cleared_ms or other.written.last_ms,
                 decided_ms=now_ms,
             )
             self._merged.append(over)

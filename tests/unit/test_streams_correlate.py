@@ -467,6 +467,25 @@ def test_a_page_that_was_sent_before_a_restart_is_not_sent_again() -> None:
     assert again.pages() == 1
 
 
+def test_an_incident_that_was_over_before_it_turned_out_to_be_part_of_another_says_so() -> None:
+    first = fault("gpu_silent", at_s=20, gpu="r1-n0-0", node="r1-n0")
+    second = fault("nvlink", 74, at_s=2, gpu="r1-n0-1", node="r1-n0")
+    desk = Desk(hgx("r1"))
+    desk.take([first])
+    desk.take([second], at_s=1)
+    desk.wait(3)
+    older, newer = desk.holding(first), desk.holding(second)
+    desk.take([cleared(second, at_s=5)], at_s=5)
+    desk.wait(8)
+    over = desk.now()[newer]
+    assert (over.state, over.merged_into) == ("cleared", None)
+    desk.take([fault("gpu_lost", 79, gpu="r1-n0-0", node="r1-n0")], at_s=9)
+    desk.wait(12)
+    assert desk.now()[newer].merged_into == older
+    assert desk.now()[newer].cleared_ms == over.cleared_ms
+    assert {member.fault_id for member in desk.now()[older].members} >= {first.fault_id, second.fault_id}
+
+
 @pytest.mark.parametrize("kept", range(8))
 def test_a_kill_in_the_middle_of_keeping_a_merge_is_merged_once_more(kept: int) -> None:
     first = fault("gpu_silent", at_s=20, gpu="r1-n0-0", node="r1-n0")
