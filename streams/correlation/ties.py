@@ -332,8 +332,13 @@ class Ties:
         """Link what is the same trouble again, where it has changed or hangs on others than before."""
         seen = _Seen({}, {}, {})
         for fault_id in moved:
-            if fault_id in self._in and self._in[fault_id].fault.severity != SEVERITIES[0]:
-                self._stale_lives.update(_life(self._in[other].fault) for other in self._burst_of(fault_id, seen))
+            if (known := self._in.get(fault_id)) is not None:
+                self._stale_lives.add(_life(known.fault))
+                self._stale_lives.update(self._after(known))
+        # a burst is judged as a whole
+        in_them = (entry.fault_id for life in self._stale_lives for entry in self._lives[life].entries)
+        bursts = {self._burst_of(fault_id, seen) for fault_id in in_them}
+        self._stale_lives.update(_life(self._in[fault_id].fault) for fault_id in chain(*bursts))
         for life in sorted(self._stale_lives):
             run = self._lives[life]
             if len(run.entries) == 1 and not run.linked and not self._in[run.entries[0].fault_id].parts:

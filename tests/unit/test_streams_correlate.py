@@ -486,6 +486,22 @@ def test_an_incident_that_was_over_before_it_turned_out_to_be_part_of_another_sa
     assert {member.fault_id for member in desk.now()[older].members} >= {first.fault_id, second.fault_id}
 
 
+@pytest.mark.parametrize("late", range(3))
+def test_a_burst_that_is_known_late_still_has_what_comes_back_after_it(late: int) -> None:
+    """A rack's feed sags on two nodes, is well again on one, and sags again on a third part within the half hour."""
+    first = fault("power", gpu="nvl1-n01-0", node="nvl1-n01", rack="nvl1")
+    beside = fault("power", gpu="nvl1-n00-0", node="nvl1-n00", rack="nvl1", severity="info")
+    again = fault("power", at_s=70, gpu="nvl1-n00-1", node="nvl1-n00", rack="nvl1")
+    faults = [first, beside, again]
+    faults.append(faults.pop(late))
+    desk = Desk(nvl72())
+    for one in faults:
+        desk.take([one, cleared(one, at_s=6)] if one is first else [one])
+        desk.wait(0)
+    desk.wait(1)
+    assert len(desk.only().members) == 3
+
+
 @pytest.mark.parametrize("kept", range(8))
 def test_a_kill_in_the_middle_of_keeping_a_merge_is_merged_once_more(kept: int) -> None:
     first = fault("gpu_silent", at_s=20, gpu="r1-n0-0", node="r1-n0")
