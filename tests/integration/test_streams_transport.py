@@ -201,7 +201,8 @@ def hold_anomalies_against_the_log(kafka: Kafka) -> None:
         written[one.partition()].append((anomaly.anomaly_id, anomaly.state))
     assert {tuple(dict.fromkeys(one)) for one in written.values()} == {tuple(one) for one in follows.values() if one}
     thermal = [one for one in newest(kafka.records(FAULTS, Fault)).values() if one.fault_class == "thermal"]
-    assert Counter((one.state, one.count) for one in thermal) == {("cleared", 1): raised}
+    assert sum(one.count for one in thermal) == raised
+    assert {one.state for one in thermal if not one.flapping} == {"cleared"}, "what keeps coming back stays open"
 
 
 def hold_faults_against_the_log(kafka: Kafka, feed: Feed) -> None:
