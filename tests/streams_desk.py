@@ -69,8 +69,8 @@ class Desk:
         return sum(one.page for one in self.written)
 
     def restarted(self) -> Desk:
-        self.correlator._touched_groups = set(self.correlator._groups)
-        self.correlator._touched = set(self.correlator._held)
+        self.correlator._touched.groups = set(self.correlator._groups)
+        self.correlator._touched.faults = set(self.correlator._held)
         return self.with_memory(self.correlator.changes())
 
     def with_memory(self, memory: Mapping[str, bytes | None]) -> Desk:

@@ -1,10 +1,11 @@
 """Faults that share one cause become one incident, with a root, symptoms, and one page.
 
-`correlator.py` lets incidents grow, merge, fall apart and be remembered. What hangs together is found by `ties.py`, by
-`rows.py` of the causal table (`graph.py`) and by more at once than by chance (`bursts.py`, `base_rates.py`); `roots.py`
-weighs the candidates for the root, and `incidents.py` puts into words what is said.
+`correlator.py` lets incidents grow, merge and fall apart, `memory.py` is what is kept of them. What hangs together is
+found by `ties.py`, by `rows.py` of the causal table (`graph.py`) and by more at once than by chance (`bursts.py`,
+`base_rates.py`); `roots.py` weighs the candidates for the root, and `incidents.py` puts into words what is said.
 """
 
-from streams.correlation.correlator import KINDS, Correlator
+from streams.correlation.correlator import Correlator
+from streams.correlation.memory import KINDS
 
 __all__ = ["KINDS", "Correlator"]

@@ -9,7 +9,6 @@ Event time decides what belongs together; the clock that comes in as an argument
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -23,59 +22,19 @@ from schemas.ids import stable_id
 from schemas.records import Fault, Incident
 from streams.correlation.base_rates import FleetRates, Learnt
 from streams.correlation.incidents import describe, gist, is_worth_a_record, wakes
+from streams.correlation.memory import INCIDENT, MEMBER, RATES, Group, Held, Touched
 from streams.correlation.roots import judge
 from streams.correlation.ties import Ties
 from streams.topology import Topology
 
-INCIDENT, MEMBER, RATES = "incident", "member", "rates"
-KINDS = (INCIDENT, MEMBER, RATES)
-"""What is kept to go on after a restart; incidents first, then the faults in them."""
 _KEEP_LOOSE_MS = 120_000
 """A fault that is worth no incident waits so long for a cause to explain it."""
 _LATE_MS = 60_000
 """How much longer an incident that is over is kept than the same trouble may come back: evidence may be late."""
 _REWRITE_MS = 1000
 """An incident that has spoken is written again at most so often."""
-_KEEP_RATES_MS = 60_000
-"""Base rates are kept at most so often: what was learnt since is lost with the worker."""
-_KEEP_LONGER_MS = 10_000
-"""A fault that only goes on is kept again when it has gone on for so much longer: not for each record of a storm."""
-_PACK_BYTES = 16_384
-"""What is kept of an incident is packed from this size on."""
 _EVIDENCE = 2
 """Pieces of evidence kept of each fault: what an incident shows of it."""
-
-
-class Group(msgspec.Struct, kw_only=True):
-    """What is kept of an incident, but for its faults. Some 1 KB, and 200 bytes a fault once it has spoken."""
-
-    incident_id: str
-    born_ms: int
-    """When its first fault was heard of, by the clock."""
-    heard_ms: int
-    """When its last fault was heard of, by the clock."""
-    paged: bool = False
-    written: Incident | None = None
-    split_from: str | None = None
-
-
-class Held(msgspec.Struct, kw_only=True):
-    """A fault, and to which incident it belongs. Some 1 KB."""
-
-    fault: Fault
-    """At its newest revision."""
-    incident_id: str
-    """Empty until its group is known."""
-    jobs: tuple[str, ...] = ()
-    """What ran on it when it began: the inventory forgets that."""
-    heard: int
-    """Which one it was, in the order in which faults were heard of."""
-    heard_ms: int
-    """When that was, by the clock."""
-    told: bool = False
-    """Whether it was among the faults of an incident when that paged."""
-    kept_last_ms: int = 0
-    """Its last evidence when it was kept."""
 
 
 @dataclass(slots=True)
@@ -117,12 +76,7 @@ class Correlator:
         self._looks: list[tuple[int, str, bool]] = []
         """When to look at which group: whether it has something to say now (True), or may be let go. A heap."""
         self._merged: list[Incident] = []
-        self._touched_groups: set[str] = set()
-        self._kept: set[str] = set()
-        """Groups that are kept. One that has not spoken is found again by its faults."""
-        self._touched: set[str] = set()
-        self._rates_kept = (0, 0)
-        """At which revision the base rates were kept last, and when."""
+        self._touched = Touched()
         self._now_ms = 0
 
     def __len__(self) -> int:
@@ -145,8 +99,8 @@ class Correlator:
             is_news = _is_news(held.fault, fault)
             held.fault = fault
         held.jobs = self._ties.enter(fault, held.jobs)
-        if is_news or fault.last_ms - held.kept_last_ms >= _KEEP_LONGER_MS:
-            self._touched.add(fault.fault_id)
+        if is_news or held.has_gone_on:
+            self._touched.faults.add(fault.fault_id)
         group = self._groups.get(held.incident_id)
         if group is not None:
             self._members[group.incident_id][fault.fault_id] = fault
@@ -177,34 +131,14 @@ class Correlator:
 
     def changes(self) -> dict[str, bytes | None]:
         """What has changed since the last call, by kind and id (`incident|ID`); None where it has been let go."""
-        groups, self._touched_groups = self._touched_groups, set()
-        touched, self._touched = self._touched, set()
-        kept: dict[str, bytes | None] = {}
-        for key in sorted(groups):
-            group = self._groups.get(key)
-            if group is not None and (group.written is not None or group.split_from is not None):
-                kept[f"{INCIDENT}|{key}"] = _packed(group)
-                self._kept.add(key)
-            elif group is None and key in self._kept:
-                kept[f"{INCIDENT}|{key}"] = None
-                self._kept.discard(key)
-        for key in sorted(touched):
-            held = self._held.get(key)
-            if held is not None:
-                held.kept_last_ms = held.fault.last_ms
-            kept[f"{MEMBER}|{key}"] = msgspec.msgpack.encode(held) if held else None
-        revision, at_ms = self._rates_kept
-        if self._rates.revision != revision and self._now_ms - at_ms >= _KEEP_RATES_MS:
-            self._rates_kept = self._rates.revision, self._now_ms
-            kept[f"{RATES}|"] = msgspec.msgpack.encode(self._rates.learnt)
-        return kept
+        return self._touched.changes(self._groups, self._held, self._rates, self._now_ms)
 
     def restore(self, kind: str, state: bytes) -> None:
         """Take back one piece. Raises `zlib.error` and `msgspec.DecodeError` where the bytes are not ours."""
         if kind == INCIDENT:
-            group = _unpacked(state)
+            group = Group.unpacked(state)
             self._groups[group.incident_id], self._members[group.incident_id] = group, {}
-            self._kept.add(group.incident_id)
+            self._touched.restored(group)
         elif kind == MEMBER:
             held = msgspec.msgpack.decode(state, type=Held)
             self._held[held.fault.fault_id] = held
@@ -387,26 +321,26 @@ class Correlator:
         held.incident_id = group.incident_id
         self._members[group.incident_id][fault_id] = held.fault
         group.heard_ms = max(group.heard_ms, held.heard_ms)
-        self._touched.add(fault_id)
+        self._touched.faults.add(fault_id)
         self._say(group)
 
     def _say(self, group: Group) -> None:
         """Something about a group has changed."""
         self._unspoken.add(group.incident_id)
-        self._touched_groups.add(group.incident_id)
+        self._touched.groups.add(group.incident_id)
 
     def _let_go(self, fault_id: str) -> None:
         self._ties.leave(fault_id)
         del self._held[fault_id]
         self._fresh.pop(fault_id, None)
-        self._touched.add(fault_id)
+        self._touched.faults.add(fault_id)
 
     def _forget(self, group: Group) -> None:
         for fault_id in self._members.pop(group.incident_id):
             self._let_go(fault_id)
         del self._groups[group.incident_id]
         self._unspoken.discard(group.incident_id)
-        self._touched_groups.add(group.incident_id)
+        self._touched.groups.add(group.incident_id)
 
     def _look_later(self, group: Group) -> None:
         keep_ms = _KEEP_LOOSE_MS if group.written is None else self._keep_over_ms
@@ -456,23 +390,12 @@ class Correlator:
             group.written = incident
             self._look_later(group)
         group.written, group.paged = incident, group.paged or page
-        self._touched_groups.add(group.incident_id)
+        self._touched.groups.add(group.incident_id)
         if page:
             for fault_id in faults:
                 self._held[fault_id].told = True
-            self._touched |= faults.keys()
+            self._touched.faults |= faults.keys()
         return incident
-
-
-def _packed(group: Group) -> bytes:
-    """What is kept of a group. Kafka takes a megabyte a record; packed, that is an incident of ten thousand faults."""
-    state = msgspec.msgpack.encode(group)
-    return b"z" + zlib.compress(state, 1) if len(state) > _PACK_BYTES else b"m" + state
-
-
-def _unpacked(state: bytes) -> Group:
-    """The same, taken back. Raises `zlib.error` and `msgspec.DecodeError`."""
-    return msgspec.msgpack.decode(zlib.decompress(state[1:]) if state[:1] == b"z" else state[1:], type=Group)
 
 
 def _is_news(before: Fault, after: Fault) -> bool:
