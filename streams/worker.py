@@ -1,4 +1,4 @@
-"""The Faust app: five agents that read runs, call the cores in `partitions/`, and write what comes out.
+"""Five agents of a Faust app that read runs, call the cores in `partitions/`, and write what comes out.
 
 The order is fixed and is what makes a kill harmless: read a run, compute, deliver the outputs, deliver the memory, then
 let the run be acknowledged. Whatever is lost in between is done again from the memory, and gives the same records.
@@ -14,11 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faust
 import structlog
 from confluent_kafka import KafkaException
 from faust.types import TP
-from yarl import URL
 
 from schemas.catalog import load
 from schemas.catalog.causes import causes
@@ -36,14 +34,16 @@ from schemas.topics import (
     VERDICTS,
 )
 from streams import metrics
-from streams.delivery import LARGEST_BYTES, Delivery, persistently
+from streams.app import build_app
+from streams.delivery import Delivery, persistently
 from streams.inventory import InventoryWatch
 from streams.partitions import CounterPartition, FaultPartition, IncidentPartition, Outcome, SamplePartition
-from streams.readback import InventoryFeed, Reader, partition_of
+from streams.readback import InventoryFeed, Reader
 from streams.readings.decode import Message, Rejected
+from streams.rebuild import Rebuilder
 from streams.settings import StreamsSettings
 from streams.topology import Topology
-from streams.transport import RunTransport, calm_logs
+from streams.transport import calm_logs
 
 log = structlog.get_logger()
 
@@ -51,10 +51,6 @@ _INPUTS = (SAMPLES, COUNTERS, EVENTS, ANOMALIES, FAULTS)
 _READINGS = (SAMPLES, COUNTERS)
 _TIMER_S = 0.1
 _IDLE_LOOK_S = 1.0
-_FETCH_BYTES = 1024 * 1024
-"""Of one partition at once. Larger answers come so seldom that the worker waits for them (measured)."""
-_WAITING_RUNS = 32
-"""Fetched runs of a topic that wait in memory at most, some 60 MB; Faust's own limit would be thousands of them."""
 
 
 class Worker:
@@ -64,15 +60,16 @@ class Worker:
         calm_logs()
         self._settings = settings
         self._bootstrap = bootstrap
-        self._codec = SingleObjectCodec()
+        codec = SingleObjectCodec()
         override = Path(settings.catalog_override) if settings.catalog_override else None
-        self._catalog = load(override)
+        catalog = load(override)
         limits = Path(settings.metrics_override) if settings.metrics_override else None
-        self._watched = watch_list(limits).check(self._catalog.faults)
+        watched = watch_list(limits).check(catalog.faults)
         self._topology = Topology()
-        self._inventory = InventoryFeed(bootstrap, self._codec)
+        self._rebuilder = Rebuilder(settings, bootstrap, codec, catalog, causes(), watched, self._topology, _now_ms)
+        self._inventory = InventoryFeed(bootstrap, codec)
         self._following = asyncio.Lock()
-        self._watch = InventoryWatch(self._catalog, settings.two_places_ms)
+        self._watch = InventoryWatch(catalog, settings.two_places_ms)
         self._probe = Reader(bootstrap, settings.app_id)
         self._samples: dict[int, SamplePartition] = {}
         self._counters: dict[int, CounterPartition] = {}
@@ -83,48 +80,17 @@ class Worker:
         self._looked_at: set[int] = set()
         """Partitions of samples in which nothing has come since they are ours, and of which no more can be told."""
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
-        self.app = self._build_app(data_dir, name)
+        self.app = build_app(
+            settings, bootstrap=bootstrap, folder=data_dir / f"streams{name}", in_runs=frozenset(_INPUTS)
+        )
+        self.app.on_partitions_revoked.connect(self._on_revoked)
+        self.app.on_partitions_assigned.connect(self._on_assigned)
         self._topics = {
             topic: self.app.topic(topic, key_serializer="raw", value_serializer="raw")
             for topic in (*_INPUTS, INCIDENTS, VERDICTS, DEAD_LETTERS, STREAMS_STATE)
         }
-        self._delivery = Delivery(self._topics, self._codec)
+        self._delivery = Delivery(self._topics, codec)
         self._register()
-
-    def _build_app(self, data_dir: Path, name: str) -> faust.App:
-        app = faust.App(
-            self._settings.app_id,
-            broker=f"kafka://{self._bootstrap}",
-            datadir=str(data_dir / f"streams{name}"),
-            key_serializer="raw",
-            value_serializer="raw",
-            store="memory://",
-            web_enabled=False,
-            topic_allow_declare=False,
-            topic_disable_leader=True,
-            consumer_auto_offset_reset="earliest",
-            broker_session_timeout=6.0,  # with the heartbeat: back from a kill in 4 to 18 s (measured)
-            broker_heartbeat_interval=1.0,
-            broker_commit_interval=1.0,
-            broker_max_poll_records=2 * self._settings.max_run,
-            consumer_max_fetch_size=_FETCH_BYTES,
-            producer_acks=-1,
-            producer_linger=0,
-            producer_max_request_size=LARGEST_BYTES,
-            # Evidence of both topics folds into one book: partition N of each must be with one worker. Faust's own
-            # assignor does that for topics with equal partition counts; with no standbys a plain one would be used.
-            table_standby_replicas=1,
-            producer_compression_type="lz4",
-            stream_wait_empty=True,
-            stream_buffer_maxsize=_WAITING_RUNS,
-        )
-        transport = RunTransport([URL(f"kafka://{self._bootstrap}")], app)
-        transport.topics_in_runs = frozenset(_INPUTS)
-        transport.longest_run = self._settings.max_run
-        app.transport = transport
-        app.on_partitions_revoked.connect(self._on_revoked)
-        app.on_partitions_assigned.connect(self._on_assigned)
-        return app
 
     def _register(self) -> None:
         handlers: dict[str, Callable[[int, Sequence[Message]], Awaitable[Outcome]]] = {
@@ -203,14 +169,15 @@ class Worker:
         held = self._samples.get(partition)
         if held is None:
             first = run[0]
-            held = await asyncio.to_thread(self._rebuild_samples, partition, first.offset, first.timestamp)
+            held = await asyncio.to_thread(self._rebuilder.samples, partition, first.offset, first.timestamp)
             self._samples[partition] = held
         return held.run(run, _now_ms())
 
     async def _run_counters(self, partition: int, run: Sequence[Message]) -> Outcome:
         held = self._counters.get(partition)
         if held is None:
-            held = await asyncio.to_thread(self._rebuild_counters, partition, run[0].offset, run[0].timestamp)
+            first = run[0]
+            held = await asyncio.to_thread(self._rebuilder.counters, partition, first.offset, first.timestamp)
             self._counters[partition] = held
         return held.run(run, _now_ms())
 
@@ -220,72 +187,17 @@ class Worker:
     async def _run_faults(self, partition: int, run: Sequence[Message]) -> Outcome:
         return (await self._incident_partition(partition)).run(run, _now_ms())
 
-    def _rebuild_samples(
-        self, partition: int, offset: int, at_ms: int, newest: Message | None = None
-    ) -> SamplePartition:
-        """Windows follow from the last minutes of the log; read them back up to `offset`, which was there at `at_ms`.
-
-        `newest` is the message before `offset` where nothing comes behind it.
-        """
-        with metrics.REBUILD_SECONDS.time():
-            reader = Reader(self._bootstrap)
-            try:
-                memory, end = reader.state(partition), reader.end(SAMPLES, partition)
-                held = SamplePartition(self._settings, self._codec, memory, end, self._watched, self._topology)
-                for messages in reader.before(SAMPLES, partition, offset, held.rebuild_from_ms(at_ms)):
-                    held.rebuild(messages)
-            finally:
-                reader.close()
-        held.resume(offset, _now_ms(), newest)
-        return held
-
-    def _rebuild_counters(self, partition: int, offset: int, at_ms: int) -> CounterPartition:
-        """The same for counters, whose spans go on from what was kept of them."""
-        with metrics.REBUILD_SECONDS.time():
-            reader = Reader(self._bootstrap)
-            try:
-                memory, end = reader.state(partition), reader.end(COUNTERS, partition)
-                held = CounterPartition(self._settings, self._codec, memory, offset, end, self._watched, self._topology)
-                for messages in reader.before(COUNTERS, partition, offset, held.rebuild_from_ms(at_ms)):
-                    held.rebuild(messages)
-            finally:
-                reader.close()
-        held.resume(offset, _now_ms())
-        return held
-
     async def _fault_partition(self, partition: int) -> FaultPartition:
         """What is held of a partition of evidence, read back first where nothing is. The caller has its lock."""
         if partition not in self._faults:
-            memory, ends = await asyncio.to_thread(self._memory, partition, EVENTS, ANOMALIES)
-            spread = await asyncio.to_thread(self._partitions, EVENTS)
-            self._faults[partition] = FaultPartition(
-                self._settings, self._catalog, causes(), self._topology, self._codec, memory, ends, _now_ms(),
-                owns=lambda rack: partition_of(rack, spread) == partition,
-            )  # fmt: skip
+            self._faults[partition] = await asyncio.to_thread(self._rebuilder.faults, partition)
         return self._faults[partition]
 
     async def _incident_partition(self, partition: int) -> IncidentPartition:
         """The same for faults."""
         if partition not in self._incidents:
-            memory, ends = await asyncio.to_thread(self._memory, partition, FAULTS)
-            self._incidents[partition] = IncidentPartition(
-                self._settings, self._catalog, causes(), self._topology, self._codec, memory, ends
-            )
+            self._incidents[partition] = await asyncio.to_thread(self._rebuilder.incidents, partition)
         return self._incidents[partition]
-
-    def _memory(self, partition: int, *topics: str) -> tuple[dict[str, bytes], dict[str, int]]:
-        reader = Reader(self._bootstrap)
-        try:
-            return reader.state(partition), {topic: reader.end(topic, partition) for topic in topics}
-        finally:
-            reader.close()
-
-    def _partitions(self, topic: str) -> int:
-        reader = Reader(self._bootstrap)
-        try:
-            return reader.partitions(topic)
-        finally:
-            reader.close()
 
     async def _on_timer(self) -> None:
         """Time goes on for faults and incidents, also where nothing comes."""
@@ -341,7 +253,7 @@ class Worker:
             self._watch.hush()
             return
         if not self._watch.tells:
-            memory, _ = await persistently("reading state back", lambda: asyncio.to_thread(self._memory, 0))
+            memory = await persistently("reading state back", lambda: asyncio.to_thread(self._rebuilder.memory, 0))
             await persistently("reading the inventory", self._follow)  # at least as far as whoever told before
             self._watch.resume(memory, self._inventory.ends)
         await self._deliver(0, self._watch.tell())
@@ -381,7 +293,7 @@ class Worker:
                 if newest is None:
                     return
                 held = await asyncio.to_thread(
-                    self._rebuild_samples, partition, newest.offset + 1, newest.timestamp, newest
+                    self._rebuilder.samples, partition, newest.offset + 1, newest.timestamp, newest
                 )
             except KafkaException:
                 return
