@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from schemas.catalog import SEVERITIES, Catalog
 from schemas.records import Fault, Incident, Member
+from streams.correlation.places import AROUND, MAINTENANCE
 from streams.correlation.roots import KIND, STRONG, Candidate, Verdict
-from streams.correlation.ties import AROUND, MAINTENANCE, Ties
+from streams.correlation.ties import Ties
 
 _EVIDENCE_LINES = 8
 _CRITICAL = SEVERITIES[-1]
