@@ -106,6 +106,15 @@ def newest(faults: list[Fault]) -> dict[str, Fault]:
     return found
 
 
+def raised_in(anomalies: dict[int, list[tuple[str, str]]]) -> int:
+    return sum(state == "raised" for one in anomalies.values() for _, state in one)
+
+
+def thermal(kafka: Kafka) -> list[Fault]:
+    """The faults that the anomalies come to."""
+    return [one for one in newest(kafka.records(FAULTS, Fault)).values() if one.fault_class == "thermal"]
+
+
 def counts(faults: list[Fault]) -> Counter[tuple[str, int]]:
     return Counter({(one.gpu or "", one.code or 0): one.count for one in newest(faults).values() if one.code})
 
@@ -170,6 +179,8 @@ def test_kills_and_rebalances_lose_nothing_and_double_nothing(fresh_kafka: Embed
         assert not feed.is_alive()
         wait_until(lambda: kafka.is_handled(SETTINGS.app_id, SAMPLES, EVENTS, ANOMALIES, FAULTS), "all is handled")
         wait_until(lambda: counts(kafka.records(FAULTS, Fault)) == feed.expected, "the last counts are written")
+        raised = raised_in(what_the_log_holds(kafka))
+        wait_until(lambda: sum(one.count for one in thermal(kafka)) == raised, "every anomaly is counted once")
         for worker in storm.workers:
             assert worker.runs, worker.said()
             assert worker.stop() == 0, worker.said()
@@ -192,7 +203,7 @@ def set_of(incidents: list[Incident]) -> list[Incident]:
 def hold_anomalies_against_the_log(kafka: Kafka) -> None:
     """Every anomaly that follows from the log was written, in its order; what was written twice has one id."""
     follows = what_the_log_holds(kafka)
-    raised = sum(state == "raised" for one in follows.values() for _, state in one)
+    raised = raised_in(follows)
     assert raised >= len(RACKS), "the test has something to lose"
     assert sum(map(len, follows.values())) == 2 * raised
     written: dict[int, list[tuple[str, str]]] = defaultdict(list)
@@ -200,9 +211,8 @@ def hold_anomalies_against_the_log(kafka: Kafka) -> None:
         anomaly = CODEC.decode(one.value(), Anomaly)
         written[one.partition()].append((anomaly.anomaly_id, anomaly.state))
     assert {tuple(dict.fromkeys(one)) for one in written.values()} == {tuple(one) for one in follows.values() if one}
-    thermal = [one for one in newest(kafka.records(FAULTS, Fault)).values() if one.fault_class == "thermal"]
-    assert sum(one.count for one in thermal) == raised
-    assert {one.state for one in thermal if not one.flapping} == {"cleared"}, "what keeps coming back stays open"
+    assert sum(one.count for one in thermal(kafka)) == raised
+    assert {one.state for one in thermal(kafka) if not one.flapping} == {"cleared"}, "what keeps coming back stays open"
 
 
 def hold_faults_against_the_log(kafka: Kafka, feed: Feed) -> None:
