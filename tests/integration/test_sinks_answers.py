@@ -6,7 +6,6 @@ import math
 import re
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +21,10 @@ from schemas.records import (
     Port,
 )
 from sinks.clickhouse.migrate import FOLDER, migrate, views
-from tests.sinks_database import Database, connected, migrated
+from tests.sinks_database import Database, connected
 from tests.sinks_scenes import HOUR_MS, NAN, TICK_MS, counters, device, host, in_inventory, place, same
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def client(clickhouse: Any) -> Iterator[Any]:
-    with connected(clickhouse) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def db(client: Any) -> Iterator[Database]:
-    with migrated(client) as made:
-        yield made
-
-
-@pytest.fixture
-def serial(unique: str) -> str:
-    """A GPU that no other test knows."""
-    return f"1650{unique}"
 
 
 def test_the_growth_of_a_counter_is_counted_over_gaps_and_resets(db: Database, serial: str) -> None:

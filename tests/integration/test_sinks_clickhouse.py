@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import clickhouse_connect
@@ -38,29 +37,6 @@ pytestmark = pytest.mark.integration
 
 TICK_MS = 1_763_000_040_000
 """A whole minute: 2025-11-13 02:14:00 UTC."""
-
-
-@pytest.fixture(scope="module")
-def client(clickhouse: Any) -> Iterator[Any]:
-    made = clickhouse_connect.get_client(
-        host=clickhouse.host, port=clickhouse.port, username=clickhouse.username, password=clickhouse.password
-    )
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def db(client: Any) -> Iterator[Database]:
-    name = f"tables_{uuid.uuid4().hex[:8]}"
-    migrate(client, name)
-    yield Database(client, name)
-    client.command(f"DROP DATABASE {name} SYNC")
-
-
-@pytest.fixture
-def serial(unique: str) -> str:
-    """A GPU that no other test knows."""
-    return f"1650{unique}"
 
 
 def sample(serial: str, tick: int = 0, gpus: int = 2, node: str = "node-1", **changes: Any) -> GpuSample:

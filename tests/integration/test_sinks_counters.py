@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -21,28 +20,10 @@ from schemas.records import (
 )
 from sinks.clickhouse.insert import RejectedError
 from sinks.clickhouse.tables import ROUTES, Once
-from tests.sinks_database import CODEC, Database, connected, migrated
+from tests.sinks_database import CODEC, Database
 from tests.sinks_scenes import NAN, TICK_MS, counters, device, host, in_inventory, same
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def client(clickhouse: Any) -> Iterator[Any]:
-    with connected(clickhouse) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def db(client: Any) -> Iterator[Database]:
-    with migrated(client) as made:
-        yield made
-
-
-@pytest.fixture
-def serial(unique: str) -> str:
-    """A GPU that no other test knows."""
-    return f"1650{unique}"
 
 
 def columns_of(kind: str, items: object) -> list[str]:

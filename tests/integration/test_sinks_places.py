@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import fastavro
@@ -16,28 +15,10 @@ from schemas.records import (
     InventoryRecord,
 )
 from sinks.clickhouse.migrate import migrate, migrations
-from tests.sinks_database import Database, connected, migrated
+from tests.sinks_database import Database
 from tests.sinks_scenes import HOUR_MS, TICK_MS, in_inventory
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def client(clickhouse: Any) -> Iterator[Any]:
-    with connected(clickhouse) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def db(client: Any) -> Iterator[Database]:
-    with migrated(client) as made:
-        yield made
-
-
-@pytest.fixture
-def serial(unique: str) -> str:
-    """A GPU that no other test knows."""
-    return f"1650{unique}"
 
 
 def sample(gpus: list[str], node: str, at_ms: int, boot_id: str = "boot-1") -> GpuSample:

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from schemas.records import Alternative, Fault, GpuSample, Incident, Reason, Verdict
-from tests.sinks_database import Database, connected, migrated
+from tests.sinks_database import Database
 from tests.sinks_scenes import TICK_MS, in_inventory, place
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def client(clickhouse: Any) -> Iterator[Any]:
-    with connected(clickhouse) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def db(client: Any) -> Iterator[Database]:
-    with migrated(client) as made:
-        yield made
-
-
-@pytest.fixture
-def serial(unique: str) -> str:
-    """A GPU that no other test knows."""
-    return f"1650{unique}"
 
 
 def why(
