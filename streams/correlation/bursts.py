@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from streams.correlation.base_rates import most_for
@@ -32,6 +33,8 @@ class Run:
 
     entries: list[Entry] = field(default_factory=list)
     linked: set[Pair] = field(default_factory=set)
+    members: frozenset[str] = frozenset()
+    """The faults that are linked."""
     rate: float = 0.0
     """Arrivals a millisecond by which the links were judged: that a rate changes parts nobody."""
 
@@ -111,17 +114,13 @@ class Links:
                 of = self._of.setdefault(one, {})
                 of[other] = of.get(other, 0) + 1
             self._joined.append(pair)
-        run.linked = linked
+        run.linked, run.members = linked, frozenset(chain.from_iterable(linked))
 
     def settle(self) -> tuple[list[Pair], list[Pair]]:
         """The pairs linked since the last call, and those unlinked; some of these by another run still are."""
         joined, parted = self._joined, self._parted
         self._joined, self._parted = [], []
         return joined, parted
-
-    def has(self, fault: str) -> bool:
-        """Whether a fault is linked with any."""
-        return fault in self._of
 
     def neighbours(self, fault: str) -> Iterator[str]:
         """The faults with which one is linked."""

@@ -73,10 +73,10 @@ class Together:
 
     def before(self, part: Part, at_ms: int, fault_id: str) -> Iterator[str]:
         """The faults of bursts on a part's thing that began before one did there, the newest first."""
-        entries = self._runs[part.row.name, part.thing].entries
-        end = bisect_left(entries, Entry(at_ms, part.name, fault_id))
-        for entry in reversed(entries[max(0, end - _LOOK_BACK) : end]):
-            if self._links.has(entry.fault_id):
+        run = self._runs[part.row.name, part.thing]
+        end = bisect_left(run.entries, Entry(at_ms, part.name, fault_id))
+        for entry in reversed(run.entries[max(0, end - _LOOK_BACK) : end]):
+            if entry.fault_id in run.members:
                 yield entry.fault_id
 
     def since(self, part: Part, from_ms: int, until_ms: int) -> Iterator[str]:
