@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from schemas.records import Anomaly, InventoryRecord
 from tests.benchmarks.table import Row, judged
 from tests.quality.context import Context
-from tests.quality.judging import Outcome, TimeOnly, fold, ours, outcome, shuffled
+from tests.quality.judging import Outcome, TimeOnly, fold, ours, outcome, seen, shuffled
 from tests.quality.matching import match, true_faults
 from tests.quality.recording import Scene, record
 from tests.quality.scores import (
@@ -63,8 +63,8 @@ def score(scene: Scene) -> SceneScore:
     detectors = sorted({one.record.detector for one in recording.arrived if isinstance(one.record, Anomaly)})
     without = {}
     for name in detectors:
-        left = outcome(fold(recording, without=name), moves, *fresh())
-        without[name] = fault_score(recording, match(truth, left.faults, scene.end_ms))
+        left = seen(fold(recording, without=name))
+        without[name] = fault_score(recording, match(truth, left, scene.end_ms))
     return SceneScore(
         scene,
         fault_score(recording, matched),

@@ -83,15 +83,20 @@ def outcome(
     written: Sequence[Told], moves: Sequence[Arrived], correlation: Correlation, topology: Topology | None = None
 ) -> Outcome:
     """Let a correlation live through fault records; `moves` are jobs that come and go meanwhile."""
-    faults: dict[str, SeenFault] = {}
-    for one in written:
-        _note(faults, one.fault, one.at_ms)
     incidents: dict[str, SeenIncident] = {}
     # what moves in the same millisecond has moved before
     coming = heapq.merge(moves, written, key=lambda one: one.at_ms)
     for said in incidents_of(coming, correlation, topology or Topology()):
         note(incidents, said.incident)
-    return Outcome(faults, incidents)
+    return Outcome(seen(written), incidents)
+
+
+def seen(written: Sequence[Told]) -> dict[str, SeenFault]:
+    """The faults of which records were written, by their ids."""
+    faults: dict[str, SeenFault] = {}
+    for one in written:
+        _note(faults, one.fault, one.at_ms)
+    return faults
 
 
 class TimeOnly:
