@@ -11,7 +11,7 @@ from schemas.catalog.causes import causes
 from schemas.records import Fault, Incident
 from streams.correlation import Correlator
 from streams.correlation.incidents import is_worth_a_record
-from streams.correlation.roots import judge
+from streams.correlation.roots import Candidate, judge
 from streams.topology import Topology
 from tests.streams_scenes import START_MS, fault, in_inventory
 
@@ -90,18 +90,20 @@ def told(faults: list[Fault], speak_after: set[int] = frozenset()) -> Told:  # t
             frozenset((member.fault_id, member.role) for member in said.members),
             said.root,
             said.severity,
-            said.score,
+            round(root.score, 3),
         )
         for said in newest.values()
-        if said.merged_into is None and is_one(correlator, said)
+        if said.merged_into is None and (root := stands(correlator, said)) is not None
     }
 
 
-def is_one(correlator: Correlator, said: Incident) -> bool:
-    """Whether it would be an incident if it had not been one before: its faults may have gone over to others."""
+def stands(correlator: Correlator, said: Incident) -> Candidate | None:
+    """Its root as it is now: a score that has changed alone is no news. None where it would be no incident any more,
+    had it not been one before: its faults may have gone over to others.
+    """
     faults = correlator._members[said.incident_id]
     root = judge(faults, correlator._ties, causes(), correlator._topology).root
-    return is_worth_a_record(faults.values(), root, CATALOG)
+    return root if is_worth_a_record(faults.values(), root, CATALOG) else None
 
 
 @settings(max_examples=150, deadline=None)
