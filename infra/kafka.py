@@ -12,10 +12,11 @@ import os
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import msgspec
 import structlog
@@ -308,7 +309,7 @@ class EmbeddedKafka:
                     f"Kafka ended while it was starting (exit {process.returncode}); "
                     f"the end of {self.log_path}:\n{self.last_lines()}"
                 )
-            if answers(self.bootstrap, timeout_seconds=2.0):
+            if why_silent({"bootstrap.servers": self.bootstrap}, timeout_seconds=2.0) is None:
                 return
             time.sleep(0.1)
         raise OperatorError(
@@ -317,18 +318,25 @@ class EmbeddedKafka:
         )
 
 
-def answers(bootstrap: str, *, timeout_seconds: float) -> bool:
-    """Whether a Kafka broker answers a metadata request at `bootstrap` (`host:port,…`)."""
-    from confluent_kafka import KafkaException
+def why_silent(kafka: Mapping[str, Any], *, timeout_seconds: float) -> str | None:
+    """Why no broker answers a metadata request; None where one does. `kafka` is a librdkafka client configuration."""
+    from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AdminClient
 
-    if not any(accepts(address, timeout_seconds) for address in bootstrap.split(",")):
-        return False  # spares librdkafka's reconnect backoff: a broker is asked as soon as it listens
+    if not any(accepts(address, timeout_seconds) for address in kafka["bootstrap.servers"].split(",")):
+        return "nothing listens there"  # spares librdkafka's reconnect backoff: a broker is asked as soon as it listens
+    said: list[KafkaError] = []
     try:
-        AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=timeout_seconds)
-    except KafkaException:
-        return False
-    return True
+        admin = AdminClient({**kafka, "log_level": 0, "error_cb": said.append})
+    except KafkaException as error:
+        return str(error.args[0].str())
+    try:
+        admin.list_topics(timeout=timeout_seconds)
+    except KafkaException as error:
+        admin.poll(0)
+        # what it said before is what is wrong; the error is that time is up
+        return str((said[0] if said else error.args[0]).str())
+    return None
 
 
 def _new_cluster_id() -> str:

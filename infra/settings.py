@@ -40,7 +40,7 @@ class KafkaSettings(BaseModel):
     heap_mib: int = Field(512, ge=128, description="Java heap of the embedded broker.")
     retention_mib_per_partition: int = Field(2048, ge=64, description="Disk limit of the embedded broker.")
     client: dict[str, str] = Field(
-        default_factory=dict, description="More librdkafka settings for producers and sinks, e.g. security.protocol."
+        default_factory=dict, description="More librdkafka settings for every process, e.g. security.protocol."
     )
     replication: int = Field(1, ge=1, description="Replicas of the topics that we create.")
     partitions: dict[str, int] = Field(default_factory=dict, description="Partitions by topic, where not the default.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import faust
 from yarl import URL
 
+from streams.credentials import credentials
 from streams.delivery import LARGEST_BYTES
 from streams.settings import StreamsSettings
 from streams.transport import RunTransport
@@ -17,11 +19,18 @@ _WAITING_RUNS = 32
 """Fetched runs of a topic that wait in memory at most, some 60 MB; Faust's own limit would be thousands of them."""
 
 
-def build_app(settings: StreamsSettings, *, bootstrap: str, folder: Path, in_runs: frozenset[str]) -> faust.App:
-    """An app that hands the topics `in_runs` over in runs; on disk it has only Faust's own files, in `folder`."""
+def build_app(
+    settings: StreamsSettings, *, kafka: Mapping[str, str], folder: Path, in_runs: frozenset[str]
+) -> faust.App:
+    """An app that hands the topics `in_runs` over in runs; on disk it has only Faust's own files, in `folder`.
+
+    `kafka` is a librdkafka client configuration. Raises `CredentialsError` where Faust cannot log in as it says.
+    """
+    bootstrap = kafka["bootstrap.servers"]
     app = faust.App(
         settings.app_id,
-        broker=f"kafka://{bootstrap}",
+        broker=[URL(f"kafka://{address}") for address in bootstrap.split(",")],
+        broker_credentials=credentials(kafka),
         datadir=str(folder),
         key_serializer="raw",
         value_serializer="raw",
@@ -45,7 +54,7 @@ def build_app(settings: StreamsSettings, *, bootstrap: str, folder: Path, in_run
         stream_wait_empty=True,
         stream_buffer_maxsize=_WAITING_RUNS,
     )
-    transport = RunTransport([URL(f"kafka://{bootstrap}")], app)
+    transport = RunTransport(app.conf.broker, app)
     transport.topics_in_runs = in_runs
     transport.longest_run = settings.max_run
     app.transport = transport

@@ -6,7 +6,7 @@ Everything here blocks and uses a consumer of its own that commits nothing. A wo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,10 +45,14 @@ class Record:
 class Reader:
     """A consumer without a group. Close it when done."""
 
-    def __init__(self, bootstrap: str, group: str = "fleetpulse-readback") -> None:
+    def __init__(self, kafka: Mapping[str, str], group: str = "fleetpulse-readback") -> None:
+        """`kafka` is a librdkafka client configuration."""
+        self.trouble: str | None = None
+        """The last thing that the client said is wrong with the connection: more than that nobody answered."""
         self._consumer = Consumer(
             {
-                "bootstrap.servers": bootstrap,
+                **kafka,
+                "error_cb": self._note,
                 "group.id": group,  # required by the client; nothing is joined or committed, only looked up
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
@@ -61,6 +65,9 @@ class Reader:
     def close(self) -> None:
         """Let the connections go."""
         self._consumer.close()
+
+    def _note(self, error: KafkaError) -> None:
+        self.trouble = error.str()
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises `KafkaException` where no broker answers."""
@@ -149,10 +156,15 @@ class Learnt(NamedTuple):
 class InventoryFeed:
     """The inventory topic, followed from its beginning."""
 
-    def __init__(self, bootstrap: str, codec: SingleObjectCodec) -> None:
-        self._reader = Reader(bootstrap)
+    def __init__(self, kafka: Mapping[str, str], codec: SingleObjectCodec) -> None:
+        self._reader = Reader(kafka)
         self._codec = codec
         self._next: dict[int, int] = {}
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the connection, as far as the client knows."""
+        return self._reader.trouble
 
     @property
     def ends(self) -> dict[int, int]:

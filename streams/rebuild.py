@@ -27,7 +27,8 @@ class Rebuilder:
     """Makes the parts of a worker that hold partitions. Every method raises `KafkaException` where Kafka is away."""
 
     settings: StreamsSettings
-    bootstrap: str
+    reader: Callable[[], Reader]
+    """Opens one; it is closed again."""
     codec: SingleObjectCodec
     catalog: Catalog
     causes: Causes
@@ -82,7 +83,7 @@ class Rebuilder:
 
     @contextmanager
     def _reader(self) -> Iterator[Reader]:
-        reader = Reader(self.bootstrap)
+        reader = self.reader()
         try:
             yield reader
         finally:

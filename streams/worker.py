@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,21 +56,23 @@ _IDLE_LOOK_S = 1.0
 class Worker:
     """One process of the stream processors. Partitions come and go with the consumer group's rebalances."""
 
-    def __init__(self, settings: StreamsSettings, *, bootstrap: str, data_dir: Path, name: str = "") -> None:
+    def __init__(self, settings: StreamsSettings, *, kafka: Mapping[str, str], data_dir: Path, name: str = "") -> None:
         calm_logs()
         self._settings = settings
-        self._bootstrap = bootstrap
+        self._bootstrap = kafka["bootstrap.servers"]
         codec = SingleObjectCodec()
         override = Path(settings.catalog_override) if settings.catalog_override else None
         catalog = load(override)
         limits = Path(settings.metrics_override) if settings.metrics_override else None
         watched = watch_list(limits).check(catalog.faults)
         self._topology = Topology()
-        self._rebuilder = Rebuilder(settings, bootstrap, codec, catalog, causes(), watched, self._topology, _now_ms)
-        self._inventory = InventoryFeed(bootstrap, codec)
+        self._rebuilder = Rebuilder(
+            settings, partial(Reader, kafka), codec, catalog, causes(), watched, self._topology, _now_ms
+        )
+        self._inventory = InventoryFeed(kafka, codec)
         self._following = asyncio.Lock()
         self._watch = InventoryWatch(catalog, settings.two_places_ms)
-        self._probe = Reader(bootstrap, settings.app_id)
+        self._probe = Reader(kafka, settings.app_id)
         self._samples: dict[int, SamplePartition] = {}
         self._counters: dict[int, CounterPartition] = {}
         self._faults: dict[int, FaultPartition] = {}
@@ -80,9 +82,7 @@ class Worker:
         self._looked_at: set[int] = set()
         """Partitions of samples in which nothing has come since they are ours, and of which no more can be told."""
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
-        self.app = build_app(
-            settings, bootstrap=bootstrap, folder=data_dir / f"streams{name}", in_runs=frozenset(_INPUTS)
-        )
+        self.app = build_app(settings, kafka=kafka, folder=data_dir / f"streams{name}", in_runs=frozenset(_INPUTS))
         self.app.on_partitions_revoked.connect(self._on_revoked)
         self.app.on_partitions_assigned.connect(self._on_assigned)
         self._topics = {
@@ -343,7 +343,8 @@ class Worker:
             await self._follow()
         except KafkaException as error:
             raise ConnectionError(
-                f"cannot read fleet.inventory from Kafka at {self._bootstrap}: {error.args[0].str()}; "
+                f"cannot read fleet.inventory from Kafka at {self._bootstrap}: "
+                f"{self._inventory.trouble or error.args[0].str()}; "
                 "start the broker, create the topics (`fleetpulse topics`), or set kafka.bootstrap to one that answers"
             ) from error
         await self.app.start()
@@ -361,12 +362,21 @@ class Worker:
 
 
 def run(
-    settings: StreamsSettings, *, bootstrap: str, data_dir: Path, stop: threading.Event, beat: Callable[[], None]
+    settings: StreamsSettings,
+    *,
+    kafka: Mapping[str, str],
+    data_dir: Path,
+    stop: threading.Event,
+    beat: Callable[[], None],
 ) -> None:
-    """The body of a worker process; returns when `stop` is set. Raises `ConnectionError` where no broker answers."""
+    """The body of a worker process; returns when `stop` is set.
+
+    `kafka` is a librdkafka client configuration. Raises `ConnectionError` where no broker answers, `CredentialsError`
+    where Faust cannot log in as it says.
+    """
 
     async def main() -> None:
-        await Worker(settings, bootstrap=bootstrap, data_dir=data_dir).serve(stop, beat)
+        await Worker(settings, kafka=kafka, data_dir=data_dir).serve(stop, beat)
 
     asyncio.run(main())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from streams.settings import StreamsSettings
 ROOT = Path(__file__).parent.parent
 CODEC = SingleObjectCodec()
 _WORKER = """
-import signal, sys, threading
+import json, signal, sys, threading
 
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -36,7 +37,7 @@ from streams.worker import run
 beats = Path(sys.argv[2]) / "beats"
 run(
     StreamsSettings.model_validate_json(sys.argv[3]),
-    bootstrap=sys.argv[1],
+    kafka=json.loads(sys.argv[1]),
     data_dir=Path(sys.argv[2]),
     stop=stop,
     beat=beats.touch,
@@ -49,12 +50,16 @@ R = TypeVar("R", bound=Record)
 class WorkerProcess:
     """`streams.worker.run` in a process of its own; what it says goes to `log`."""
 
-    def __init__(self, bootstrap: str, data_dir: Path, settings: StreamsSettings) -> None:
+    def __init__(
+        self, bootstrap: str, data_dir: Path, settings: StreamsSettings, client: Mapping[str, str] | None = None
+    ) -> None:
+        """`client`: librdkafka settings beside the address."""
+        kafka = {**(client or {}), "bootstrap.servers": bootstrap}
         data_dir.mkdir(parents=True, exist_ok=True)
         self.log, self.beats = data_dir / "worker.log", data_dir / "beats"
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _WORKER, bootstrap, str(data_dir), settings.model_dump_json()],
+                [sys.executable, "-c", _WORKER, json.dumps(kafka), str(data_dir), settings.model_dump_json()],
                 cwd=ROOT,
                 env=os.environ | {"POLARS_MAX_THREADS": "1"},
                 stdin=subprocess.DEVNULL,

@@ -182,7 +182,7 @@ class Pipeline:
 
         codec = SingleObjectCodec()
         where = addresses.bootstrap(self.settings)
-        consumer, reader = self._consumer("fleetpulse-replay"), Reader(where)
+        consumer, reader = self._consumer("fleetpulse-replay"), Reader(addresses.kafka_client(self.settings))
         try:
             for partition in sorted(consumer.list_topics(topic, timeout=10).topics[topic].partitions):
                 for batch in reader.whole(topic, partition):

@@ -72,17 +72,16 @@ def clickhouse(settings: Settings) -> None:
 
 def streams(settings: Settings, name: str) -> None:
     """A stream worker."""
+    from streams.credentials import CredentialsError
     from streams.worker import run
 
     def body(*, stop: threading.Event, beat: Beat, ready: Beat) -> None:
         ready()
-        run(
-            settings.streams,
-            bootstrap=addresses.bootstrap(settings),
-            data_dir=_folder(settings, name),
-            stop=stop,
-            beat=beat,
-        )
+        kafka, folder = addresses.kafka_client(settings), _folder(settings, name)
+        try:
+            run(settings.streams, kafka=kafka, data_dir=folder, stop=stop, beat=beat)
+        except CredentialsError as error:
+            raise OperatorError(str(error)) from error
 
     serve(name, settings, body)
 
@@ -154,16 +153,14 @@ def simulate(settings: Settings) -> None:
 
 def _broker(settings: Settings) -> dict[str, Any]:
     """The same for a process that can do nothing without a broker: it must answer now. Later it may come and go."""
-    from infra.kafka import answers
+    from infra.kafka import why_silent
 
-    client = _client(settings)
-    bootstrap = client["bootstrap.servers"]
-    if not answers(bootstrap, timeout_seconds=_BROKER_SECONDS):
+    if (why := why_silent(addresses.kafka_client(settings), timeout_seconds=_BROKER_SECONDS)) is not None:
         raise OperatorError(
-            f"no Kafka broker answers at {bootstrap}: "
-            "start it (`fleetpulse kafka`), or set kafka.bootstrap to one that runs"
+            f"no Kafka broker answers at {addresses.bootstrap(settings)} ({why}): start it (`fleetpulse kafka`), set "
+            "kafka.bootstrap to one that runs, or mend kafka.client"
         )
-    return client
+    return _client(settings)
 
 
 def _client(settings: Settings) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def ports(settings: Settings) -> Iterator[Finding]:
 
 def kafka(settings: Settings) -> Iterator[Finding]:
     """Whether Kafka answers and has the topics."""
-    from infra.kafka import answers
+    from infra.kafka import why_silent
     from infra.topics import inspect, wanted
 
     given = settings.kafka.bootstrap
@@ -152,9 +152,9 @@ def kafka(settings: Settings) -> Iterator[Finding]:
         yield Finding(Verdict.NOTE, "Kafka", "the embedded one is not running", "`fleetpulse up` starts it")
         return
     where = addresses.bootstrap(settings)
-    if not answers(where, timeout_seconds=5):
-        mend = "check kafka.bootstrap, and that the broker's port is reachable from here" if given else "see its log"
-        yield Finding(Verdict.BROKEN, "Kafka", f"{where} does not answer", mend)
+    if (why := why_silent(addresses.kafka_client(settings), timeout_seconds=5)) is not None:
+        mend = "check kafka.bootstrap and kafka.client, and that the broker can be reached from here"
+        yield Finding(Verdict.BROKEN, "Kafka", f"{where} does not answer: {why}", mend if given else "see its log")
         return
     yield Finding(Verdict.GOOD, "Kafka", where)
     part = settings.kafka

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,33 @@ from streams.worker import Worker
 from tests.streams_scenes import event, in_inventory, log, sample
 
 
+class Kept:
+    """What a reader of topics has to say, without Kafka."""
+
+    def __init__(self, kept: dict[str, bytes]) -> None:
+        self._kept = kept
+
+    def state(self, partition: int) -> dict[str, bytes]:
+        return dict(self._kept)
+
+    def end(self, topic: str, partition: int) -> int:
+        return 10**6
+
+    def partitions(self, topic: str) -> int:
+        return 1
+
+    def close(self) -> None:
+        pass
+
+
 class Bench(Worker):
     """A worker whose Kafka is a dictionary of memory and a list of what was delivered."""
 
     def __init__(self, data_dir: Path) -> None:
-        super().__init__(StreamsSettings(), bootstrap="127.0.0.1:9", data_dir=data_dir)
+        super().__init__(StreamsSettings(), kafka={"bootstrap.servers": "127.0.0.1:9"}, data_dir=data_dir)
+        self._rebuilder = dataclasses.replace(self._rebuilder, reader=lambda: Kept(self.kept))
         self.kept: dict[str, bytes] = {}
         self.outcomes: list[Outcome] = []
-
-    def _memory(self, partition: int, *topics: str) -> tuple[dict[str, bytes], dict[str, int]]:
-        return dict(self.kept), dict.fromkeys(topics, 10**6)
-
-    def _partitions(self, topic: str) -> int:
-        return 1
 
     async def _deliver(self, partition: int, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
