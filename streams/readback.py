@@ -22,6 +22,7 @@ _WAIT_S = 10.0
 _POLL_S = 0.05
 _BATCH = 2000
 _TIMED_OUT, _PARTITION_EOF = KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF  # noqa: SLF001 - documented as public
+_ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 - the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,7 @@ class Reader:
 
     def __init__(self, kafka: Mapping[str, str], group: str = "fleetpulse-readback") -> None:
         """`kafka` is a librdkafka client configuration."""
-        self.trouble: str | None = None
-        """The last thing that the client said is wrong with the connection: more than that nobody answered."""
+        self._trouble: str | None = None
         self._consumer = Consumer(
             {
                 **kafka,
@@ -66,8 +66,15 @@ class Reader:
         """Let the connections go."""
         self._consumer.close()
 
+    def trouble(self) -> str | None:
+        """What the client has said is wrong with the connection, which is more than that nobody answered."""
+        if not self._consumer.assignment():
+            self._consumer.poll(0)  # it says so when it is asked
+        return self._trouble
+
     def _note(self, error: KafkaError) -> None:
-        self.trouble = error.str()
+        if error.code() != _ALL_BROKERS_DOWN:  # follows from what was said before
+            self._trouble = error.str()
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises `KafkaException` where no broker answers."""
@@ -161,10 +168,9 @@ class InventoryFeed:
         self._codec = codec
         self._next: dict[int, int] = {}
 
-    @property
     def trouble(self) -> str | None:
-        """What is wrong with the connection, as far as the client knows."""
-        return self._reader.trouble
+        """What the client has said is wrong with the connection."""
+        return self._reader.trouble()
 
     @property
     def ends(self) -> dict[int, int]:

@@ -344,7 +344,7 @@ class Worker:
         except KafkaException as error:
             raise ConnectionError(
                 f"cannot read fleet.inventory from Kafka at {self._bootstrap}: "
-                f"{self._inventory.trouble or error.args[0].str()}; "
+                f"{self._inventory.trouble() or error.args[0].str()}; "
                 "start the broker, create the topics (`fleetpulse topics`), or set kafka.bootstrap to one that answers"
             ) from error
         await self.app.start()
