@@ -27,7 +27,7 @@ START_MS = 1_767_225_600_000
 SAMPLE_DELAY_MS = 50
 EVENT_DELAY_MS = 250
 """An agent looks at its kernel log so often."""
-_TICKS_A_RUN = 6
+_TICKS_A_RUN = 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -486,6 +486,30 @@ def test_an_incident_that_was_over_before_it_turned_out_to_be_part_of_another_sa
     assert {member.fault_id for member in desk.now()[older].members} >= {first.fault_id, second.fault_id}
 
 
+@pytest.mark.parametrize(
+    ("warning", "hours", "came", "echo"),
+    [
+        ("pcie", 0.2, ("gpu_lost", 79), ("gpu_silent", None)),
+        ("memory_correctable", 3, ("gpu_memory_uncorrectable", 48), ("row_remap", 63)),
+    ],
+)
+def test_a_warning_that_comes_true_is_one_incident_whose_page_says_what_came(
+    warning: str, hours: float, came: tuple[str, int], echo: tuple[str, int | None]
+) -> None:
+    on = {"gpu": "r1-n0-3", "node": "r1-n0"}
+    desk = Desk(hgx("r1"))
+    desk.take([fault(warning, severity="warning", action="none", **on)])
+    desk.wait(2)
+    assert desk.pages() == 0
+    at_s = hours * 3600
+    desk.take([fault(*came, at_s=at_s, **on), fault(*echo, at_s=at_s + 1, severity="warning", **on)], at_s=at_s + 1)
+    desk.wait(at_s + 3)
+    page = next(one for one in desk.written if one.page)
+    assert (page.root, page.root_class, page.root_code) == ("gpu:r1-n0-3", *came)
+    assert {member.fault_class for member in page.members} == {warning, came[0], echo[0]}
+    assert len({one.incident_id for one in desk.written}) == 1
+
+
 @pytest.mark.parametrize("late", range(3))
 def test_a_burst_that_is_known_late_still_has_what_comes_back_after_it(late: int) -> None:
     """A rack's feed sags on two nodes, is well again on one, and sags again on a third part within the half hour."""
