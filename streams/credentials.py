@@ -71,7 +71,7 @@ def _context(client: Mapping[str, str]) -> ssl.SSLContext:
         is_folder = place is not None and Path(place).is_dir()
         context = ssl.create_default_context(cafile=None if is_folder else place, capath=place if is_folder else None)
         if (certificate := client.get("ssl.certificate.location")) is not None:
-            context.load_cert_chain(certificate, client.get("ssl.key.location"), client.get("ssl.key.password"))
+            context.load_cert_chain(certificate, client.get("ssl.key.location"), client.get("ssl.key.password", ""))
     except OSError as error:  # ssl.SSLError is one
         named = ", ".join(f"{key} = {client[key]}" for key in sorted(client) if key.endswith(".location"))
         raise CredentialsError(f"kafka.client: {named}: {error.strerror or error}") from error

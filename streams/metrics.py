@@ -26,6 +26,6 @@ COMPONENTS = Gauge(
 )
 REBUILD_SECONDS = Histogram(
     "fleetpulse_stream_rebuild_seconds",
-    "Reading windows and state back after an assignment.",
+    "Reading windows of samples and counters back after an assignment.",
     buckets=(0.1, 0.5, 1, 2, 5, 10, 30),
 )

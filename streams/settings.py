@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class StreamsSettings(BaseModel):
     """The part `[streams]` of the settings file."""
+
+    model_config = ConfigDict(extra="forbid")
 
     app_id: str = Field("fleetpulse-streams", description="Consumer group; two fleets on one Kafka need two.")
     tick_ms: int = Field(1000, ge=100, description="Samples are compared with their peers on this grid, milliseconds.")
@@ -37,5 +39,6 @@ class StreamsSettings(BaseModel):
     max_run: int = Field(2000, ge=1, description="Records handled as one run; more starves the group's heartbeat.")
     catalog_override: str | None = Field(None, description="An operator's catalogue file, layered over ours.")
     metrics_override: str | None = Field(
-        None, description="An operator's file of limits and rules, layered over metrics.toml and counters.toml."
+        None,
+        description="An operator's file of limits, over metrics.toml, counters.toml and sources.toml.",
     )

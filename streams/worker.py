@@ -56,7 +56,7 @@ _IDLE_LOOK_S = 1.0
 class Worker:
     """One process of the stream processors. Partitions come and go with the consumer group's rebalances."""
 
-    def __init__(self, settings: StreamsSettings, *, kafka: Mapping[str, str], data_dir: Path, name: str = "") -> None:
+    def __init__(self, settings: StreamsSettings, *, kafka: Mapping[str, str], data_dir: Path) -> None:
         calm_logs()
         self._settings = settings
         self._bootstrap = kafka["bootstrap.servers"]
@@ -82,7 +82,7 @@ class Worker:
         self._looked_at: set[int] = set()
         """Partitions of samples in which nothing has come since they are ours, and of which no more can be told."""
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
-        self.app = build_app(settings, kafka=kafka, folder=data_dir / f"streams{name}", in_runs=frozenset(_INPUTS))
+        self.app = build_app(settings, kafka=kafka, folder=data_dir / "streams", in_runs=frozenset(_INPUTS))
         self.app.on_partitions_revoked.connect(self._on_revoked)
         self.app.on_partitions_assigned.connect(self._on_assigned)
         self._topics = {

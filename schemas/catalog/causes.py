@@ -73,7 +73,7 @@ class ComesBack(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """When trouble that was over is there again and not new."""
 
     within_ms: int
-    """The same class on the same component, so soon after its end."""
+    """The same class on the same component, or on another part of what had a burst of it, so soon after its end."""
     reason: str
 
 

@@ -14,7 +14,7 @@ from streams.correlation.base_rates import HOUR_MS, FleetRates, most_for
 from streams.correlation.bursts import SHORTEST_MS, Entry, Links, Pair, Run
 from streams.correlation.graph import Graph
 from streams.correlation.places import Entered
-from streams.correlation.together import Together
+from streams.correlation.together import Bursts
 
 _Life = tuple[str, str, str]
 """Site, component and class of faults that follow one another."""
@@ -34,7 +34,7 @@ class Again:
     """Which faults are the same trouble as one before."""
 
     def __init__(
-        self, table: Causes, rates: FleetRates, graph: Graph, together: Together, entered: Mapping[str, Entered]
+        self, table: Causes, rates: FleetRates, graph: Graph, together: Bursts, entered: Mapping[str, Entered]
     ) -> None:
         """What hangs on what is asked of `graph` and `together`; `entered` are the faults that are in, by id."""
         self._table = table

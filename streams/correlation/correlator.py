@@ -21,20 +21,19 @@ from schemas.catalog.causes import Causes
 from schemas.ids import stable_id
 from schemas.records import Fault, Incident
 from streams.correlation.base_rates import FleetRates, Learnt
-from streams.correlation.incidents import describe, gist, is_worth_a_record, wakes
+from streams.correlation.incidents import describe, gist, is_worth_a_record, of_note, wakes
 from streams.correlation.memory import INCIDENT, MEMBER, RATES, Group, Held, Touched
 from streams.correlation.roots import judge
 from streams.correlation.ties import Ties
 from streams.topology import Topology
 
 _KEEP_LOOSE_MS = 120_000
-"""A fault that is worth no incident waits so long for a cause to explain it."""
+"""Faults that are worth no incident wait at least so long for one to explain them, and as long as a row of the causal
+table has them explain one that comes."""
 _LATE_MS = 60_000
 """How much longer an incident that is over is kept than the same trouble may come back: evidence may be late."""
 _REWRITE_MS = 1000
 """An incident that has spoken is written again at most so often."""
-_EVIDENCE = 2
-"""Pieces of evidence kept of each fault: what an incident shows of it."""
 
 
 @dataclass(slots=True)
@@ -87,10 +86,10 @@ class Correlator:
         held = self._held.get(fault.fault_id)
         if held is not None and held.fault.revision >= fault.revision:
             return
-        if len(fault.evidence) > _EVIDENCE:
-            fault = msgspec.structs.replace(fault, evidence=fault.evidence[:_EVIDENCE])
+        fault = msgspec.structs.replace(fault, evidence=of_note(fault))
         if held is None:
-            self._rates.note(fault.fault_class, f"{fault.site}/{fault.rack}", fault.first_ms, now_ms)
+            if fault.revision == 1:  # a later one has been let go, and is told of again
+                self._rates.note(fault.fault_class, f"{fault.site}/{fault.rack}", fault.first_ms, now_ms)
             self._heard += 1
             held = self._held[fault.fault_id] = Held(fault=fault, incident_id="", heard=self._heard, heard_ms=now_ms)
             self._fresh[fault.fault_id] = fault.state == "cleared"
@@ -343,8 +342,14 @@ class Correlator:
         self._touched.groups.add(group.incident_id)
 
     def _look_later(self, group: Group) -> None:
-        keep_ms = _KEEP_LOOSE_MS if group.written is None else self._keep_over_ms
-        heappush(self._looks, (group.heard_ms + keep_ms, group.incident_id, False))
+        heappush(self._looks, (group.heard_ms + self._keep_ms(group), group.incident_id, False))
+
+    def _keep_ms(self, group: Group) -> int:
+        """How long to keep a group of which nothing is heard any more."""
+        if group.written is not None:
+            return self._keep_over_ms
+        hopes_ms = (self._ties.hopes_ms(fault_id) for fault_id in self._members[group.incident_id])
+        return max(_KEEP_LOOSE_MS, max(hopes_ms, default=0))
 
     def _look(self, now_ms: int) -> None:
         """Let groups go that nothing comes of any more, and wake those that somebody has put off until now."""
@@ -356,7 +361,7 @@ class Correlator:
             if speaks:
                 self._unspoken.add(incident_id)
             elif group.written is None or group.written.state == "cleared":
-                keep_ms = _KEEP_LOOSE_MS if group.written is None else self._keep_over_ms
+                keep_ms = self._keep_ms(group)
                 if now_ms - group.heard_ms > keep_ms and incident_id not in self._unspoken:
                     self._forget(group)
                 else:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from schemas.catalog import SEVERITIES, Catalog
-from schemas.records import Fault, Incident, Member
+from schemas.records import Evidence, Fault, Incident, Member
 from streams.correlation.places import AROUND, MAINTENANCE
 from streams.correlation.roots import KIND, STRONG, Candidate, Verdict
 from streams.correlation.ties import Ties
 
-_EVIDENCE_LINES = 8
+_EVIDENCE_OF = 4
+"""The evidence of so many faults is shown, the root's first."""
 _CRITICAL = SEVERITIES[-1]
 
 
@@ -69,9 +70,7 @@ def describe(
         reason=root.because,
         score=round(root.score, 3),
         members=members,
-        evidence=[f"{one.source}: {one.text}" for fault in deciding[:4] for one in fault.evidence[:2]][
-            :_EVIDENCE_LINES
-        ],
+        evidence=[f"{one.source}: {one.text}" for fault in deciding[:_EVIDENCE_OF] for one in of_note(fault)],
         first_ms=min(fault.first_ms for fault in faults.values()),
         last_ms=max(fault.last_ms for fault in faults.values()),
         cleared_ms=max(fault.cleared_ms or fault.last_ms for fault in faults.values()) if over else None,
@@ -83,6 +82,15 @@ def describe(
         split_from=split_from,
         acknowledged_by=root.fault.acknowledged_by,
     )
+
+
+def of_note(fault: Fault) -> list[Evidence]:
+    """What an incident shows of a fault's evidence: what made it what it is, and what came before or after that."""
+    if not fault.evidence:
+        return []
+    since_ms = fault.first_ms if fault.worsened_ms is None else fault.worsened_ms
+    decisive = next((one for one in fault.evidence if one.at_ms >= since_ms), fault.evidence[0])
+    return [decisive, *(one for one in fault.evidence if one is not decisive)][:2]
 
 
 def gist(incident: Incident) -> tuple[object, ...]:

@@ -28,7 +28,7 @@ class Group(msgspec.Struct, kw_only=True):
     born_ms: int
     """When its first fault was heard of, by the clock."""
     heard_ms: int
-    """When its last fault was heard of, by the clock."""
+    """When the last record of any of its faults was heard of, by the clock."""
     paged: bool = False
     written: Incident | None = None
     split_from: str | None = None

@@ -16,7 +16,7 @@ AROUND = frozenset({"rack", "pdu", "switch", "cooling", "meter", "site"})
 """Kinds of components that stand around nodes: never a part of what they feed or cool."""
 
 Key = tuple[Near, str, str]
-"""What is shared, how near that is, and the class of who shares it."""
+"""How near it is, the name of what is shared, and the class of who shares it."""
 
 
 class Part(NamedTuple):

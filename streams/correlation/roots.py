@@ -151,7 +151,10 @@ def _of_faults(
     def weight(fault: Fault) -> tuple[object, ...]:
         return (-len(graph.effects.get(fault.fault_id, ())), *_standing(fault))
 
-    for fault in sorted(faults.values(), key=weight)[:_FAULTS]:
+    found = 0
+    for number, fault in enumerate(sorted(faults.values(), key=weight)):
+        if number >= _FAULTS and found:
+            return
         fault_id = fault.fault_id
         explains = _reach((fault_id,), faults, ties)
         explained = max(
@@ -181,6 +184,7 @@ def _of_faults(
         because = f"explains {len(explains)} of {others} other faults" + (
             ": " + ", ".join(f"{name} ({count})" for name, count in rows) if rows else ""
         )
+        found += 1
         yield Candidate(
             share * in_order,
             fault.component,
@@ -206,7 +210,6 @@ def _of_things(
         known = max(topology.parts(thing), parts)
         explains = _reach([fault.fault_id for fault in inside], faults, ties)
         explains |= {fault.fault_id: (1.0, name) for fault in inside if fault is not first}
-        explains.pop(first.fault_id, None)
         share = fsum(sure for sure, _ in explains.values()) / (len(faults) - 1)
         # a known order goes before: what one of them, or something else, explains needs no common cause
         unexplained = sum(

@@ -22,10 +22,17 @@ class Rows:
         """Classes for which it matters which jobs there were."""
         for common in table.common_causes:
             self.common.setdefault(common.effect, []).append(common)
+        self._longest_ms: dict[str, int] = {}
+        for row in table.causes:
+            self._longest_ms[row.cause] = max(self._longest_ms.get(row.cause, 0), row.within_ms)
         self._table = table
         self._explaining: dict[tuple[str, int | None], list[Cause]] = {}
         self._explained_by: dict[tuple[str, int | None], list[Cause]] = {}
         self._nears: dict[tuple[str, int | None], frozenset[Near]] = {}
+
+    def longest_ms(self, fault_class: str) -> int:
+        """How long after its last evidence a fault of a class may still be the cause of another one."""
+        return self._longest_ms.get(fault_class, 0)
 
     def explaining(self, fault_class: str, code: int | None) -> list[Cause]:
         """The rows that may explain a fault of a class and code."""

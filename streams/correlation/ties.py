@@ -1,8 +1,8 @@
-"""Which faults hang together, and by what: a known order of cause and effect, or more of them at once than by chance.
+"""Which faults hang together, and by what.
 
 Three things tie two faults: a row of the causal table, by their classes, what they share and how far apart they are in
 time; a thing that both are part of, where faults of their class come closer together than chance has them; and the
-same trouble on the same component, soon after it was over. What follows from these ties (groups, roots) is decided
+same trouble again, soon after it was over. What follows from these ties (groups, roots) is decided
 elsewhere, and depends only on the faults that are in, not on the order in which they came.
 """
 
@@ -20,7 +20,7 @@ from streams.correlation.base_rates import FleetRates
 from streams.correlation.graph import Graph, Order
 from streams.correlation.places import Entered, Key, Part, Places, is_cause, onsets_ms
 from streams.correlation.rows import Rows
-from streams.correlation.together import Together
+from streams.correlation.together import Bursts
 from streams.topology import Thing, Topology
 
 AGAIN = "comes_back"
@@ -54,7 +54,7 @@ class Ties:
         self._places = Places(self._rows, topology)
         self._in: dict[str, Entered] = {}
         self._buckets: dict[Key, _Bucket] = {}
-        self._together = Together(self._rows, topology, rates, table.chance)
+        self._together = Bursts(self._rows, topology, rates, table.chance)
         self._again = Again(table, rates, self.graph, self._together, self._in)
 
     def __len__(self) -> int:
@@ -104,6 +104,10 @@ class Ties:
             yield effect, row.weight, row.name
         for again in self._again.after(fault_id):
             yield again, 1.0, AGAIN
+
+    def hopes_ms(self, fault_id: str) -> int:
+        """How long after its last evidence a fault may still turn out to be the cause of another one."""
+        return self._rows.longest_ms(self._in[fault_id].fault.fault_class)
 
     def jobs(self, fault_id: str) -> tuple[str, ...]:
         """The jobs that ran on what a fault is about, when it began."""

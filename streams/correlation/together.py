@@ -21,7 +21,7 @@ _Burst = tuple[str, Thing]
 """Name of the row and the thing of faults that may be one burst."""
 
 
-class Together:
+class Bursts:
     """What hangs together because so much of one thing fails at once."""
 
     def __init__(self, rows: Rows, topology: Topology, rates: FleetRates, chance: float) -> None:

@@ -502,12 +502,35 @@ def test_a_warning_that_comes_true_is_one_incident_whose_page_says_what_came(
     desk.wait(2)
     assert desk.pages() == 0
     at_s = hours * 3600
+    for minute in range(3, int(at_s / 60), 3):  # as a worker looks, if not as often
+        desk.wait(minute * 60)
     desk.take([fault(*came, at_s=at_s, **on), fault(*echo, at_s=at_s + 1, severity="warning", **on)], at_s=at_s + 1)
     desk.wait(at_s + 3)
     page = next(one for one in desk.written if one.page)
     assert (page.root, page.root_class, page.root_code) == ("gpu:r1-n0-3", *came)
     assert {member.fault_class for member in page.members} == {warning, came[0], echo[0]}
     assert len({one.incident_id for one in desk.written}) == 1
+
+
+def test_an_incident_shows_what_made_it_what_it_is_and_what_came_before() -> None:
+    kept = [Evidence(id=f"e{at}", at_ms=START_MS + at * 1000, source="counters", text=f"rise {at}") for at in range(3)]
+    broke = Evidence(id="x", at_ms=START_MS + 5000, source="kernel_log", text="XID 149")
+    one = replace(nvlink(ROOT, 149, 0), worsened_ms=START_MS + 5000, evidence=[*kept, broke])
+    desk = Desk(nvl72())
+    desk.take([one])
+    desk.wait(6)
+    assert desk.only().evidence == ["kernel_log: XID 149", "counters: rise 0"]
+
+
+def test_what_is_told_of_again_after_it_was_let_go_is_no_new_arrival() -> None:
+    one = fault("application", 45, gpu="r1-n0-3", node="r1-n0", severity="info", action="none")
+    desk = Desk(hgx("r1"))
+    desk.take([one])
+    desk.wait(2)
+    desk.wait(7200)
+    learnt = desk.correlator._rates.learnt
+    desk.take([cleared(one, at_s=7200)], at_s=7201)
+    assert (learnt.arrivals, learnt.in_hour) == ({}, {"application": 1})
 
 
 @pytest.mark.parametrize("late", range(3))

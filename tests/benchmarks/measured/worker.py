@@ -41,7 +41,7 @@ def main(given: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         worker.run(
             StreamsSettings(app_id=given["group"]),
-            bootstrap=given["bootstrap"],
+            kafka={"bootstrap.servers": given["bootstrap"]},
             data_dir=Path(folder),
             stop=stop,
             beat=lambda: None,
