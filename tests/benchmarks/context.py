@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -78,7 +79,8 @@ class Context:
         from infra.topics import provision, wanted
 
         self.say("starting Kafka")
-        with on(self.cores.others), EmbeddedKafka(self.scratch / "kafka") as broker:
+        folder = self._empty("kafka")
+        with on(self.cores.others), EmbeddedKafka(folder) as broker:
             provision({"bootstrap.servers": broker.bootstrap}, wanted())
             yield broker.bootstrap
 
@@ -86,10 +88,16 @@ class Context:
     def clickhouse(self, cores: frozenset[int]) -> Iterator[Running]:
         """An empty embedded ClickHouse on these cores."""
         self.say("starting ClickHouse")
+        folder = self._empty("clickhouse")
         with ExitStack() as stack:
             with on(cores), quiet(self.scratch / "clickhouse.err"):
-                running = stack.enter_context(launched(self.scratch / "clickhouse"))
+                running = stack.enter_context(launched(folder))
             yield running
+
+    def _empty(self, name: str) -> Path:
+        """A folder for a server, without what the one before had in it."""
+        shutil.rmtree(self.scratch / name, ignore_errors=True)
+        return self.scratch / name
 
     def start(
         self,
