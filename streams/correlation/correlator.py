@@ -86,7 +86,8 @@ class Correlator:
         held = self._held.get(fault.fault_id)
         if held is not None and held.fault.revision >= fault.revision:
             return
-        fault = msgspec.structs.replace(fault, evidence=of_note(fault))
+        if len(fault.evidence) > 1:
+            fault = msgspec.structs.replace(fault, evidence=of_note(fault))
         if held is None:
             if fault.revision == 1:  # a later one has been let go, and is told of again
                 self._rates.note(fault.fault_class, f"{fault.site}/{fault.rack}", fault.first_ms, now_ms)
