@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from schemas.records import Evidence, Fault, InventoryRecord
 from schemas.topics import FAULTS
 from streams.correlation import Correlator
 from streams.partitions import IncidentPartition
+from streams.readback import Record
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 
@@ -33,17 +35,6 @@ _SYMPTOMS = ("gpu_silent", "nvlink", "nvlink", "nvlink", "application", "applica
 _STORM, _PROGRAMS = 0.75, 0.245
 """Shares of what comes: repeats of what is open, errors of programs all over the fleet. The rest breaks and ends, each
 time with some fifteen records: a twelfth of all."""
-
-
-class Message(NamedTuple):
-    """A Kafka record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
 
 
 class Fleet:
@@ -129,7 +120,7 @@ def main(given: dict[str, Any]) -> None:
     ]
     at_ms = _START_MS + _APART_MS * given["incidents"]
     log = fleet.log(standing, given["records"], at_ms)
-    messages = [Message(FAULTS, 0, at, at_ms, b"hall-a", codec.encode(one)) for at, one in enumerate(log)]
+    messages = [Record(FAULTS, 0, at, at_ms, b"hall-a", codec.encode(one)) for at, one in enumerate(log)]
     gc.freeze()  # in life a record is gone when it is taken in: the collector need not look through them all
     for _ in range(_PASSES):
         correlator = Correlator(catalog, table, fleet.topology, settle_ms=1000)
@@ -149,8 +140,8 @@ def main(given: dict[str, Any]) -> None:
     for _ in range(_PASSES):
         partition = IncidentPartition(StreamsSettings(), catalog, table, fleet.topology, codec, {}, {FAULTS: 10**9})
         for number, one in enumerate(standing):
-            partition.run([Message(FAULTS, 0, number, one.first_ms, b"hall-a", codec.encode(one))], one.first_ms)
-        later = [message._replace(offset=message.offset + len(standing)) for message in messages]
+            partition.run([Record(FAULTS, 0, number, one.first_ms, b"hall-a", codec.encode(one))], one.first_ms)
+        later = [dataclasses.replace(message, offset=message.offset + len(standing)) for message in messages]
         whole.append(_rate(later, partition.run, at_ms))
     print(json.dumps(found | {"correlator": max(alone), "partition": max(whole)}))
 

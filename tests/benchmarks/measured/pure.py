@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from producers.kernel_log.decode import Decoder
 from producers.settings import RackSpec, SimulateSettings
@@ -17,6 +17,7 @@ from producers.spool import Spool
 from schemas.codec import SingleObjectCodec
 from schemas.records import GpuSample
 from schemas.topics import COUNTERS, SAMPLES
+from streams.readback import Record
 from streams.readings.decode import SampleDecoder
 from streams.readings.processor import CounterProcessor, SampleProcessor
 from streams.settings import StreamsSettings
@@ -30,17 +31,6 @@ _NVRM = "kernel: [ 1234.567890] NVRM: loading NVIDIA UNIX x86_64 Kernel Module  
 _XID = "kernel: [ 1234.567890] NVRM: Xid (PCI:0000:2a:00): 79, pid=1234, name=python3, GPU has fallen off the bus."
 
 
-class Message(NamedTuple):
-    """A Kafka record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-
-
 def main(given: dict[str, Any]) -> None:
     """`given`: share of the usual number of repetitions."""
     share = given["share"]
@@ -50,7 +40,7 @@ def main(given: dict[str, Any]) -> None:
     )
     ticks = 8 * (1 + _PASSES)
     samples = [sample for _ in range(ticks) for sample in fleet.step().samples]
-    log = [Message(SAMPLES, 0, at, sample.tick_ms, b"", codec.encode(sample)) for at, sample in enumerate(samples)]
+    log = [Record(SAMPLES, 0, at, sample.tick_ms, b"", codec.encode(sample)) for at, sample in enumerate(samples)]
     runs = [log[at : at + _RUN] for at in range(0, len(log), _RUN)]
     some = samples[: round(2000 * share)]
     readings = _RUN * 8
@@ -85,14 +75,14 @@ def _counters(codec: SingleObjectCodec) -> dict[str, float]:
         SimulateSettings(racks=(RackSpec(kind="hgx", racks=_NODES // 10, nodes=10),), faults=()), _START_MS
     )
     samples, counters = SampleProcessor(settings, codec), CounterProcessor(settings, codec)
-    logs: dict[str, list[Message]] = {SAMPLES: [], COUNTERS: []}
+    logs: dict[str, list[Record]] = {SAMPLES: [], COUNTERS: []}
     for _ in range(30 * (1 + _PASSES)):
         step = fleet.step()
         for topic, encoded in (
             (SAMPLES, fleet.encoded(step, step.tick_ms)),
             (COUNTERS, fleet.encoded_counters(step, step.tick_ms)),
         ):
-            logs[topic] += [Message(topic, 0, 0, step.tick_ms, b"", body) for _, body in encoded]
+            logs[topic] += [Record(topic, 0, 0, step.tick_ms, b"", body) for _, body in encoded]
         samples.run(logs[SAMPLES])
         logs[SAMPLES].clear()
     runs = [logs[COUNTERS][at : at + _NODES] for at in range(0, len(logs[COUNTERS]), _NODES)]
