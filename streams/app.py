@@ -9,7 +9,6 @@ import faust
 from yarl import URL
 
 from streams.credentials import credentials
-from streams.delivery import LARGEST_BYTES
 from streams.settings import StreamsSettings
 from streams.transport import RunTransport
 
@@ -44,13 +43,9 @@ def build_app(
         broker_commit_interval=1.0,
         broker_max_poll_records=2 * settings.max_run,
         consumer_max_fetch_size=_FETCH_BYTES,
-        producer_acks=-1,
-        producer_linger=0,
-        producer_max_request_size=LARGEST_BYTES,
         # Evidence of both topics folds into one book: partition N of each must be with one worker. Faust's own
         # assignor does that for topics with equal partition counts; with no standbys a plain one would be used.
         table_standby_replicas=1,
-        producer_compression_type="lz4",
         stream_wait_empty=True,
         stream_buffer_maxsize=_WAITING_RUNS,
     )

@@ -25,13 +25,9 @@ from schemas.codec import SingleObjectCodec
 from schemas.topics import (
     ANOMALIES,
     COUNTERS,
-    DEAD_LETTERS,
     EVENTS,
     FAULTS,
-    INCIDENTS,
     SAMPLES,
-    STREAMS_STATE,
-    VERDICTS,
 )
 from streams import metrics
 from streams.app import build_app
@@ -44,6 +40,7 @@ from streams.rebuild import Rebuilder
 from streams.settings import StreamsSettings
 from streams.topology import Topology
 from streams.transport import calm_logs
+from streams.writer import Writer
 
 log = structlog.get_logger()
 
@@ -85,11 +82,9 @@ class Worker:
         self.app = build_app(settings, kafka=kafka, folder=data_dir / "streams", in_runs=frozenset(_INPUTS))
         self.app.on_partitions_revoked.connect(self._on_revoked)
         self.app.on_partitions_assigned.connect(self._on_assigned)
-        self._topics = {
-            topic: self.app.topic(topic, key_serializer="raw", value_serializer="raw")
-            for topic in (*_INPUTS, INCIDENTS, VERDICTS, DEAD_LETTERS, STREAMS_STATE)
-        }
-        self._delivery = Delivery(self._topics, codec)
+        self._topics = {topic: self.app.topic(topic, key_serializer="raw", value_serializer="raw") for topic in _INPUTS}
+        self._writer = Writer(kafka)
+        self._delivery = Delivery(self._writer, codec)
         self._register()
 
     def _register(self) -> None:
@@ -347,18 +342,19 @@ class Worker:
                 f"{self._inventory.trouble() or error.args[0].str()}; "
                 "start the broker, create the topics (`fleetpulse topics`), or set kafka.bootstrap to one that answers"
             ) from error
-        await self.app.start()
-        log.info("stream processors are up", group=self._settings.app_id, broker=self._bootstrap)
-        try:
-            while not stop.is_set():
-                if self.app.crashed:
-                    raise self.app.crash_reason or RuntimeError("the Faust app crashed")
-                beat()
-                await asyncio.sleep(0.2)
-        finally:
-            await self.app.stop()
-            self._inventory.close()
-            self._probe.close()
+        with self._writer:
+            await self.app.start()
+            log.info("stream processors are up", group=self._settings.app_id, broker=self._bootstrap)
+            try:
+                while not stop.is_set():
+                    if self.app.crashed:
+                        raise self.app.crash_reason or RuntimeError("the Faust app crashed")
+                    beat()
+                    await asyncio.sleep(0.2)
+            finally:
+                await self.app.stop()
+                self._inventory.close()
+                self._probe.close()
 
 
 def run(

@@ -130,7 +130,8 @@ class Kafka:
     def ends(self, topic: str) -> dict[int, int]:
         """The offset behind the last message, by partition."""
         with self._onlooker() as consumer:
-            places = [TopicPartition(topic, number) for number in range(topics()[topic].partitions)]
+            there = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+            places = [TopicPartition(topic, number) for number in sorted(there)]
             return {at.partition: consumer.get_watermark_offsets(at, timeout=30)[1] for at in places}
 
     def messages(self, topic: str) -> list[Any]:

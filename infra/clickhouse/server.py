@@ -9,7 +9,7 @@ import socket
 import sysconfig
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 TICK_S: Final = 0.2
 STOP_S: Final = 5.0  # for connections, once no statement runs any more
+AUTOGROUP: Final = Path("/proc/self/autogroup")  # man 7 sched
 MAX_URL_BYTES: Final = 2**20  # as a ClickHouse server
 
 
@@ -134,6 +135,7 @@ def _serve(
     ready: Callable[[int], None],
 ) -> None:
     settings, folder = prepared.settings, prepared.folder
+    _stand_back(settings.nice)
     # open until the engine has read it: the kernel makes files of /proc anew at will, and a new one is walled off
     with AUXILIARY_VECTOR.open("rb") if AUXILIARY_VECTOR.exists() else nullcontext():
         confinement = _confine(settings, folder)
@@ -156,6 +158,16 @@ def _serve(
     finally:
         engine.close()
         log.info("clickhouse closed", data_dir=str(folder.root))
+
+
+def _stand_back(nice: int) -> None:
+    """Let others have the processor first: for the calling thread and all that it starts."""
+    os.nice(nice)
+    if os.getsid(0) == os.getpid():
+        # where the kernel shares by sessions (sched_autogroup_enabled), ours stands back as a whole; where it does not,
+        # or says "not so fast", the above is what there is
+        with suppress(OSError):
+            AUTOGROUP.write_text(str(nice))
 
 
 def _confine(settings: EmbeddedClickHouseSettings, folder: Folder) -> Confinement:

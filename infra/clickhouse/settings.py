@@ -35,6 +35,12 @@ class EmbeddedClickHouseSettings(BaseModel):
         default=60, ge=1, description="The longest a statement of the read-only login may run."
     )
     grace_seconds: float = Field(default=15, ge=0, description="How long running statements may finish at a stop.")
+    nice: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="How far the engine stands back where processors are short: history may be late, pages may not.",
+    )
     confine: Literal["auto", "require", "off"] = Field(
         default="auto",
         description="Confine the process as far as the kernel can (auto); require: or do not start.",

@@ -270,3 +270,16 @@ def test_all_threads_that_serve_are_confined(tmp_path: Path) -> None:
     free = {thread for thread, filtered in threads.items() if filtered != "2"}
     assert free == {server.pid}  # the main thread, which only waits
     assert len(threads) > 3
+
+
+def test_the_engine_stands_back_where_processors_are_short_and_what_watches_it_does_not(tmp_path: Path) -> None:
+    with launched(tmp_path) as server:
+        # man 5 proc: field 19, counted from behind the name, which may hold anything
+        niceness = {
+            int(thread.name): int((thread / "stat").read_text().rpartition(")")[2].split()[16])
+            for thread in Path(f"/proc/{server.pid}/task").iterdir()
+        }
+    of_main = niceness.pop(server.pid)
+    assert len(niceness) > 3
+    # where it may, the engine puts one of its own, which watches its memory, before all others
+    assert set(niceness.values()) - {-20} == {min(19, of_main + 10)}
