@@ -32,6 +32,7 @@ from schemas.topics import (
 from streams import metrics
 from streams.app import build_app
 from streams.delivery import Delivery, persistently
+from streams.garbage import collect_seldom
 from streams.inventory import InventoryWatch
 from streams.partitions import CounterPartition, FaultPartition, IncidentPartition, Outcome, SamplePartition
 from streams.readback import InventoryFeed, Reader
@@ -46,7 +47,8 @@ log = structlog.get_logger()
 
 _INPUTS = (SAMPLES, COUNTERS, EVENTS, ANOMALIES, FAULTS)
 _READINGS = (SAMPLES, COUNTERS)
-_TIMER_S = 0.1
+_GATHER_S = 0.1
+"""How often incidents are looked at that gather their faults: a page waits for it."""
 _IDLE_LOOK_S = 1.0
 
 
@@ -98,7 +100,8 @@ class Worker:
         for topic, handle in handlers.items():
             # concurrency 1: a partition's runs end in their order, which is what lets the highest offset be committed
             self.app.agent(self._topics[topic], name=f"fleetpulse.{topic}", concurrency=1)(self._agent(topic, handle))
-        self._repeat(_TIMER_S, self._on_timer)
+        self._repeat(_GATHER_S, partial(self._go_on, FAULTS))
+        self._repeat(_IDLE_LOOK_S, partial(self._go_on, EVENTS))
         self._repeat(_IDLE_LOOK_S, self._on_second)
         self._repeat(_IDLE_LOOK_S, self._on_inventory)
 
@@ -194,10 +197,10 @@ class Worker:
             self._incidents[partition] = await asyncio.to_thread(self._rebuilder.incidents, partition)
         return self._incidents[partition]
 
-    async def _on_timer(self) -> None:
-        """Time goes on for faults and incidents, also where nothing comes."""
-        for topic, partition in sorted(self._assigned):
-            if topic not in {FAULTS, EVENTS}:
+    async def _go_on(self, topic: str) -> None:
+        """Time goes on for faults (`EVENTS`) or incidents (`FAULTS`), also where nothing comes."""
+        for of, partition in sorted(self._assigned):
+            if of != topic:
                 continue
             async with self._lock(topic, partition):
                 if (topic, partition) not in self._assigned:
@@ -374,6 +377,7 @@ def run(
     async def main() -> None:
         await Worker(settings, kafka=kafka, data_dir=data_dir).serve(stop, beat)
 
+    collect_seldom()
     asyncio.run(main())
 
 

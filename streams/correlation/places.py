@@ -15,8 +15,8 @@ MAINTENANCE = "maintenance"
 AROUND = frozenset({"rack", "pdu", "switch", "cooling", "meter", "site"})
 """Kinds of components that stand around nodes: never a part of what they feed or cool."""
 
-Key = tuple[Near, str, str]
-"""How near it is, the name of what is shared, and the class of who shares it."""
+Place = tuple[Near, str]
+"""How near it is, and the name of what is shared."""
 
 
 class Part(NamedTuple):
@@ -35,8 +35,8 @@ class Entered:
     jobs: tuple[str, ...]
     places: dict[Near, tuple[str, ...]]
     parts: list[Part]
-    effects: list[tuple[Cause, Key]]
-    """By which rows it may explain others, and under what these are to be found."""
+    effects: dict[Place, dict[str, list[Cause]]]
+    """By which rows it may explain others: where these are to be found, and their class."""
 
 
 class Places:
@@ -64,21 +64,20 @@ class Places:
                 names = () if shared is None else (f"{site}/{shared}",)
             if names:
                 places[near] = names
-        effects: list[tuple[Cause, Key]] = [
-            (cause, (cause.near, name, cause.effect))
-            for cause in rows.explained_by(fault.fault_class, fault.code)
-            if is_cause(cause, fault)
-            for name in places.get(cause.near, ())
-        ]
+        effects: dict[Place, dict[str, list[Cause]]] = {}
+        for cause in rows.explained_by(fault.fault_class, fault.code):
+            if is_cause(cause, fault):
+                for name in places.get(cause.near, ()):
+                    effects.setdefault((cause.near, name), {}).setdefault(cause.effect, []).append(cause)
         return Entered(fault, jobs, places, self._parts(fault, jobs), effects)
 
-    def keys(self, one: Entered) -> Iterator[Key]:
-        """Under what a fault is looked for."""
+    def keys(self, one: Entered) -> Iterator[tuple[Place, str]]:
+        """Under what a fault is looked for: where it is, and its class."""
         for near, names in one.places.items():
             for name in names:
-                yield near, name, one.fault.fault_class
+                yield (near, name), one.fault.fault_class
                 if near in self._rows.any_nears:
-                    yield near, name, ANY
+                    yield (near, name), ANY
 
     def _parts(self, fault: Fault, jobs: tuple[str, ...]) -> list[Part]:
         parts: list[Part] = []

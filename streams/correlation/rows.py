@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from schemas.catalog.causes import ANY, Cause, Causes, CommonCause, Near
 
+ByNear = dict[Near, dict[str, list[Cause]]]
+
 
 class Rows:
     """The rows of a table by the fault classes that they tie. What is asked for by code is found once."""
@@ -26,7 +28,7 @@ class Rows:
         for row in table.causes:
             self._longest_ms[row.cause] = max(self._longest_ms.get(row.cause, 0), row.within_ms)
         self._table = table
-        self._explaining: dict[tuple[str, int | None], list[Cause]] = {}
+        self._explaining: dict[tuple[str, int | None], ByNear] = {}
         self._explained_by: dict[tuple[str, int | None], list[Cause]] = {}
         self._nears: dict[tuple[str, int | None], frozenset[Near]] = {}
 
@@ -34,15 +36,14 @@ class Rows:
         """How long after its last evidence a fault of a class may still be the cause of another one."""
         return self._longest_ms.get(fault_class, 0)
 
-    def explaining(self, fault_class: str, code: int | None) -> list[Cause]:
-        """The rows that may explain a fault of a class and code."""
+    def explaining(self, fault_class: str, code: int | None) -> ByNear:
+        """The rows that may explain a fault of a class and code, by how near and by the class of the cause."""
         found = self._explaining.get((fault_class, code))
         if found is None:
-            found = self._explaining[fault_class, code] = [
-                row
-                for row in self._table.causes
-                if row.effect in {fault_class, ANY} and (not row.effect_codes or code in row.effect_codes)
-            ]
+            found = self._explaining[fault_class, code] = {}
+            for row in self._table.causes:
+                if row.effect in {fault_class, ANY} and (not row.effect_codes or code in row.effect_codes):
+                    found.setdefault(row.near, {}).setdefault(row.cause, []).append(row)
         return found
 
     def explained_by(self, fault_class: str, code: int | None) -> list[Cause]:
@@ -60,6 +61,6 @@ class Rows:
         """The distances at which a fault of a class and code may be tied to anything."""
         found = self._nears.get((fault_class, code))
         if found is None:
-            rows = (*self.explaining(fault_class, code), *self.explained_by(fault_class, code))
-            found = self._nears[fault_class, code] = frozenset(row.near for row in rows)
+            explains = {row.near for row in self.explained_by(fault_class, code)}
+            found = self._nears[fault_class, code] = frozenset(explains | self.explaining(fault_class, code).keys())
         return found

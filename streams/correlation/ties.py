@@ -18,7 +18,7 @@ from schemas.records import Fault
 from streams.correlation.again import Again
 from streams.correlation.base_rates import FleetRates
 from streams.correlation.graph import Graph, Order
-from streams.correlation.places import Entered, Key, Part, Places, is_cause, onsets_ms
+from streams.correlation.places import Entered, Part, Place, Places, is_cause, onsets_ms
 from streams.correlation.rows import Rows
 from streams.correlation.together import Bursts
 from streams.topology import Thing, Topology
@@ -31,6 +31,7 @@ _PLACE = {near: place for place, near in enumerate(NEARNESS)}
 
 _Bucket = list[tuple[int, str]]
 """(when it began, or became worse; fault id), in order."""
+_NOTHING: dict[str, _Bucket] = {}
 
 
 class Moved(NamedTuple):
@@ -53,7 +54,8 @@ class Ties:
         self._rows = Rows(table)
         self._places = Places(self._rows, topology)
         self._in: dict[str, Entered] = {}
-        self._buckets: dict[Key, _Bucket] = {}
+        self._buckets: dict[Place, dict[str, _Bucket]] = {}
+        """What is to be found somewhere, by class."""
         self._together = Bursts(self._rows, topology, rates, table.chance)
         self._again = Again(table, rates, self.graph, self._together, self._in)
 
@@ -129,9 +131,10 @@ class Ties:
             self._take_out(known)
             crowded = self.graph.drop(fault_id)
         one = self._in[fault_id] = self._places.of(fault, jobs)
-        for key in self._places.keys(one):
+        for place, of_class in self._places.keys(one):
+            bucket = self._buckets.setdefault(place, {}).setdefault(of_class, [])
             for began_ms in onsets_ms(fault):
-                insort(self._buckets.setdefault(key, []), (began_ms, fault_id))
+                insort(bucket, (began_ms, fault_id))
         self._together.enter(one)
         self._again.enter(fault)
         self._find_causes(one)
@@ -140,12 +143,15 @@ class Ties:
 
     def _take_out(self, known: Entered) -> None:
         """Out of all indexes; ties of the causal table are left to the graph."""
-        for key in self._places.keys(known):
-            bucket = self._buckets[key]
+        for place, of_class in self._places.keys(known):
+            here = self._buckets[place]
+            bucket = here[of_class]
             for began_ms in onsets_ms(known.fault):
                 del bucket[bisect_left(bucket, (began_ms, known.fault.fault_id))]
             if not bucket:
-                del self._buckets[key]
+                del here[of_class]
+            if not here:
+                del self._buckets[place]
         self._together.leave(known)
         self._again.leave(known.fault)
 
@@ -155,34 +161,37 @@ class Ties:
         """Enter what explains a fault."""
         fault, found = one.fault, dict[str, tuple[Order, Cause]]()
         newest_ms = max(onsets_ms(fault))
-        for row in self._rows.explaining(fault.fault_class, fault.code):
-            for name in one.places.get(row.near, ()):
-                for began_ms, cause_id in self._buckets.get((row.near, name, row.cause), ()):
-                    if began_ms > newest_ms + row.before_ms:
-                        break
-                    cause = self._in[cause_id].fault
-                    if cause is not fault and _is_in_time(row, cause, fault) and is_cause(row, cause):
-                        order, known = _order(cause, fault, row), found.get(cause_id)
-                        if known is None or order < known[0]:
-                            found[cause_id] = order, row
+        for near, by_class in self._rows.explaining(fault.fault_class, fault.code).items():
+            for name in one.places.get(near, ()):
+                for of_class, bucket in self._buckets.get((near, name), _NOTHING).items():
+                    for row in by_class.get(of_class, ()):
+                        for began_ms, cause_id in bucket:
+                            if began_ms > newest_ms + row.before_ms:
+                                break
+                            cause = self._in[cause_id].fault
+                            if cause is not fault and _is_in_time(row, cause, fault) and is_cause(row, cause):
+                                order, known = _order(cause, fault, row), found.get(cause_id)
+                                if known is None or order < known[0]:
+                                    found[cause_id] = order, row
         self.graph.explain(fault.fault_id, found)
 
     def _find_effects(self, one: Entered, since_ms: int | None) -> None:
         """Enter what a fault explains; where it has only gone on since `since_ms`, what it explains by that."""
         fault = one.fault
-        for row, key in one.effects:
-            bucket = self._buckets.get(key)
-            from_ms = fault.first_ms - row.before_ms if since_ms is None else since_ms + row.within_ms + 1
-            if bucket is None or bucket[-1][0] < from_ms:
-                continue
-            until_ms = fault.last_ms + row.within_ms
-            for at in range(bisect_left(bucket, (from_ms, _BEFORE_ALL)), len(bucket)):
-                began_ms, effect_id = bucket[at]
-                if began_ms > until_ms:
-                    break
-                effect = self._in[effect_id].fault
-                if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
-                    self.graph.add(effect_id, _order(fault, effect, row), row)
+        for place, by_class in one.effects.items():
+            for of_class, bucket in self._buckets.get(place, _NOTHING).items():
+                for row in by_class.get(of_class, ()):
+                    from_ms = fault.first_ms - row.before_ms if since_ms is None else since_ms + row.within_ms + 1
+                    if bucket[-1][0] < from_ms:
+                        continue
+                    until_ms = fault.last_ms + row.within_ms
+                    for at in range(bisect_left(bucket, (from_ms, _BEFORE_ALL)), len(bucket)):
+                        began_ms, effect_id = bucket[at]
+                        if began_ms > until_ms:
+                            break
+                        effect = self._in[effect_id].fault
+                        if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
+                            self.graph.add(effect_id, _order(fault, effect, row), row)
 
     def _explain_anew(self, crowded: set[str]) -> None:
         """Look once more for what explains some faults, of which not all explanations had been kept."""
@@ -215,11 +224,15 @@ def _bears_the_same(before: Fault, after: Fault) -> bool:
 
 
 def _order(cause: Fault, effect: Fault, row: Cause) -> Order:
-    away_ms = min(abs(one - other) for one in onsets_ms(effect) for other in onsets_ms(cause))
+    if cause.worsened_ms is None and effect.worsened_ms is None:  # the usual case, and the quick one
+        away_ms = abs(effect.first_ms - cause.first_ms)
+    else:
+        away_ms = min(abs(one - other) for one in onsets_ms(effect) for other in onsets_ms(cause))
     return -row.weight, _PLACE[row.near], away_ms, cause.first_ms, cause.fault_id
 
 
 def _is_in_time(row: Cause, cause: Fault, effect: Fault) -> bool:
     """Whether an effect began, or became worse, while a cause may have been what did it."""
     from_ms, until_ms = cause.first_ms - row.before_ms, cause.last_ms + row.within_ms
-    return any(from_ms <= began_ms <= until_ms for began_ms in onsets_ms(effect))
+    worsened_ms = effect.worsened_ms
+    return from_ms <= effect.first_ms <= until_ms or (worsened_ms is not None and from_ms <= worsened_ms <= until_ms)

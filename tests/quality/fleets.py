@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from schemas.records import Anomaly, InventoryRecord
+from streams.garbage import collect_seldom
 from tests.benchmarks.table import Row, judged
 from tests.quality.context import Context
 from tests.quality.judging import Outcome, TimeOnly, fold, ours, outcome, seen, shuffled
@@ -105,10 +106,16 @@ def _with_faults_of(found: Outcome, real: Outcome) -> Outcome:
 def _in_parallel(scenes: Sequence[Scene], processes: int) -> Iterator[SceneScore]:
     # each fleet is one thread: two of NumPy's on one core would only be in each other's way
     os.environ |= dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=gc.freeze) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_settle_down) as pool:
         waiting = [pool.submit(score, scene) for scene in scenes]
         for done in as_completed(waiting):
             yield done.result()
+
+
+def _settle_down() -> None:
+    """A process that lives through a fleet: what was imported stays, and Python looks for garbage as in a worker."""
+    gc.freeze()
+    collect_seldom()
 
 
 def _summed(scores: Sequence[FaultScore]) -> FaultScore:

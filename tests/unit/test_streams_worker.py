@@ -143,10 +143,10 @@ def test_what_was_made_too_late_for_a_partition_that_is_gone_is_not_found_when_i
 def test_time_goes_on_for_what_is_ours_only(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = Bench(tmp_path)
-        await worker._on_timer()
+        await worker._go_on(EVENTS)
         assert not worker._faults
         await worker._on_assigned(worker.app, {TP(EVENTS, 1), TP(ANOMALIES, 1), TP(SAMPLES, 1)})
-        await worker._on_timer()
+        await worker._go_on(EVENTS)
         assert set(worker._faults) == {1}
         assert not worker._incidents
 
@@ -166,7 +166,7 @@ def test_components_are_counted_by_health_while_their_partition_is_ours(tmp_path
         await worker._on_assigned(worker.app, {TP(EVENTS, 0), TP(ANOMALIES, 0)})
         lost = log([event(code=79, gpu="a"), event("link_up", node="n2", gpu="b")])
         await worker._work(EVENTS, lost, worker._run_evidence)
-        await worker._on_timer()
+        await worker._go_on(EVENTS)
         assert components(0) == {
             ("gpu", "unhealthy"): 1,
             ("gpu", "healthy"): 1,
@@ -186,11 +186,11 @@ def test_what_the_inventory_shows_reaches_the_partitions_that_are_held(
     async def scene() -> None:
         worker = Bench(tmp_path)
         await worker._on_assigned(worker.app, {TP(EVENTS, 0), TP(ANOMALIES, 0)})
-        await worker._on_timer()
+        await worker._go_on(EVENTS)
         record = replace(in_inventory("gpu:S1", node="n1"), source="discovered")
         monkeypatch.setattr(worker._inventory, "follow", lambda: [Learnt(0, 0, record.seen_ms, record)])
         await worker._follow()
-        await worker._on_timer()
+        await worker._go_on(EVENTS)
         told = [one for outcome in worker.outcomes for one in outcome.records if isinstance(one, Verdict)]
         assert [one.component for one in told] == ["node:n1", "gpu:S1", "rack:r1"]
 
