@@ -30,6 +30,7 @@ from streams.readings.tables import SAMPLE_TABLE, SOURCES, UNKNOWN_BITS, Table
 _ENVELOPE = ("site", "rack", "node", "boot_id", "sequence", "tick_ms", "interval_ms", "source", "gpus", "gpu_index")
 """What is decoded of every record beside its metrics, where it has it."""
 _UNHEARD_OF = len(SOURCES)
+_RANKS = {source: rank for rank, source in enumerate(SOURCES)}
 """The rank of a source that nobody has heard of."""
 _SENTINEL = "\x00end of block"
 
@@ -99,7 +100,7 @@ class SampleDecoder:
         for schema, numbers in self._by_schema(messages, bad).items():
             values = [cast("bytes", messages[number].value) for number in numbers]
             places = np.array(numbers, np.int64)
-            found, left = alike(schema, values, HEADER_BYTES)
+            found, left = alike(schema, values, HEADER_BYTES, self.table.metrics)
             for one in found:
                 rows = places[one.rows]
                 parts.append((rows, _of_alike(self.table, one, arrived_ms[rows])))
@@ -283,7 +284,7 @@ def _of_alike(table: Table, found: Alike, arrived_ms: NDArray[np.int64]) -> Samp
         usable=np.ones(messages, np.bool_),
         boot_code=found.boot_code,
         sequence=found.longs["sequence"],
-        source_rank=np.zeros(messages, np.int8),
+        source_rank=_ranks(found.words["source"]) if table.has_sources else np.zeros(messages, np.int8),
         node_code=found.node_code,
         gpu_count=np.full(messages, gpus, np.int64),
         gpu_code=found.gpu_code.reshape(-1),
@@ -313,7 +314,7 @@ def _of_frame(table: Table, frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) 
         usable=np.ones(len(frame), np.bool_),
         boot_code=BOOTS.of(frame["boot_id"].to_list()),
         sequence=frame["sequence"].to_numpy(),
-        source_rank=_ranks(frame) if table.has_sources else np.zeros(len(frame), np.int8),
+        source_rank=_ranks(frame["source"].to_list()) if table.has_sources else np.zeros(len(frame), np.int8),
         node_code=NODES.of(frame["node"].to_list()),
         gpu_count=counts,
         gpu_code=GPUS.of(full["gpus"].explode().to_list() if total else []),
@@ -324,9 +325,8 @@ def _of_frame(table: Table, frame: pl.DataFrame, arrived_ms: NDArray[np.int64]) 
     )
 
 
-def _ranks(frame: pl.DataFrame) -> NDArray[np.int8]:
-    rank = {source: place for place, source in enumerate(SOURCES)}
-    return np.array([rank.get(source, _UNHEARD_OF) for source in frame["source"].to_list()], np.int8)
+def _ranks(sources: Sequence[str]) -> NDArray[np.int8]:
+    return np.array([_RANKS.get(source, _UNHEARD_OF) for source in sources], np.int8)
 
 
 def _flattened(table: Table, frame: pl.DataFrame, total: int) -> dict[str, NDArray[Any]]:

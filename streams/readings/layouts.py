@@ -2,13 +2,13 @@
 
 Nothing in an Avro body says where a field begins: that follows from everything before it. But nodes send the same shape
 again and again (so many GPUs, these metrics offered, those not), and of bodies of one shape each field is found in all
-of them at once. Three times as fast as the general decoder, and strict: arrays in several blocks, an entry count that
+of them at once. Several times as fast as the general decoder, and strict: arrays in several blocks, an entry count that
 is neither 0 nor that of the GPUs, a byte too many, and the body is left to the general decoder, which finds the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.registry import Schema
+from streams.readings.templates import KINDS, WORD_OR_NONE, template_of
 
 _PAD = 16
 """Bytes behind the last body: a number that begins in the body may be read to its end without a check."""
@@ -58,8 +59,10 @@ class Alike:
     """(R,) which of the given bodies these are."""
     longs: dict[str, NDArray[np.int64]]
     """(R,) whole numbers by field."""
-    floats: dict[str, NDArray[np.float32]]
-    """(R, G) arrays by field; a field that these nodes do not offer is missing."""
+    words: dict[str, list[str]]
+    """(R,) words by field, beside who it is."""
+    floats: dict[str, NDArray[np.floating[Any]]]
+    """(R, G) arrays by field, as wide as the schema has them; a field that these nodes do not offer is missing."""
     masks: dict[str, NDArray[np.int64]]
     """(R, G) arrays of whole numbers by field; likewise."""
     places: list[Place]
@@ -74,10 +77,13 @@ class Alike:
     """(R, G)"""
 
 
-def alike(schema: Schema, messages: Sequence[bytes], head: int = 0) -> tuple[list[Alike], NDArray[np.int64]]:
+def alike(
+    schema: Schema, messages: Sequence[bytes], head: int = 0, wanted: Collection[str] = ()
+) -> tuple[list[Alike], NDArray[np.int64]]:
     """The messages by the shape of their bodies, and the numbers of those that fit none.
 
-    A body begins behind `head` bytes of each message.
+    A body begins behind `head` bytes of each message. `wanted` are the arrays to read of records that have words and
+    numbers by link among their arrays; of others all are read.
     """
     plan = _plan(schema)
     left = np.arange(len(messages), dtype=np.int64)
@@ -92,6 +98,9 @@ def alike(schema: Schema, messages: Sequence[bytes], head: int = 0) -> tuple[lis
         cursor.skip(cursor.long())
     who_end = cursor.at.copy()
     longs = {name: cursor.long() for name in plan.longs}
+    words_begin = cursor.at.copy()
+    for _ in plan.words:
+        cursor.skip(cursor.long())
     gpus_begin = cursor.at.copy()
     gpus = cursor.long()
     cursor.sound &= (gpus > 0) & (gpus <= _MOST_GPUS)
@@ -101,11 +110,12 @@ def alike(schema: Schema, messages: Sequence[bytes], head: int = 0) -> tuple[lis
         if not len(left):
             break
         same = left[gpus[left] == gpus[left[0]]]
-        shape = _Shape(blob, cursor.of(same), int(gpus[left[0]]), plan)
+        shape = _Shape(blob, cursor.of(same), int(gpus[left[0]]), plan, wanted)
         fits = shape.read()
         rows = same[fits]
         if len(rows):
             names = _Names(blob, begin[rows], who_end[rows], gpus_begin[rows], shape.gpus_end[fits])
+            names.read_words(plan.words, words_begin[rows], gpus_begin[rows])
             fits[fits] = names.readable
             rows = same[fits]
         if len(rows):
@@ -119,11 +129,17 @@ def alike(schema: Schema, messages: Sequence[bytes], head: int = 0) -> tuple[lis
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a schema's fields are, in their order: who, numbers, GPUs, then arrays."""
+    """What a schema's fields are, in their order: who, numbers, words, GPUs, then arrays."""
 
     longs: tuple[str, ...]
+    words: tuple[str, ...]
     arrays: tuple[tuple[str, str], ...]
-    """(name, type of an entry)."""
+    """(name, type)."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether its arrays are of numbers of 4 bytes, and of whole numbers, only."""
+        return all(kind in ("float[]", "int[]", "long[]") for _, kind in self.arrays)
 
 
 @cache
@@ -134,17 +150,23 @@ def _plan(schema: Schema) -> _Plan | None:
     fields: list[tuple[str, Any]] = [(field["name"], field["type"]) for field in schema.canonical["fields"]]
     kinds = [kind if isinstance(kind, str) else _array_of(kind) for _, kind in fields]
     longs = [name for (name, _), kind in zip(fields, kinds, strict=True) if kind in ("long", "int")]
-    head = [*_WHO, *longs, "gpus"]
-    arrays = list(zip((name for name, _ in fields), kinds, strict=True))[len(head) :]
+    words = [name for (name, _), kind in zip(fields, kinds, strict=True) if kind == "string"][len(_WHO) :]
+    head = [*_WHO, *longs, *words, "gpus"]
+    arrays = tuple(zip((name for name, _ in fields), kinds, strict=True))[len(head) :]
     if [name for name, _ in fields[: len(head)]] != head or kinds[len(head) - 1] != "string[]":
         return None
-    if not all(kind in ("float[]", "int[]", "long[]") for _, kind in arrays):
+    if not all(kind in KINDS for _, kind in arrays):
         return None
-    return _Plan(tuple(longs), tuple((name, kind[:-2]) for name, kind in arrays))
+    return _Plan(tuple(longs), tuple(words), arrays)
 
 
 def _array_of(kind: Any) -> str:
-    return f"{kind['items']}[]" if isinstance(kind, dict) and isinstance(kind.get("items"), str) else "other"
+    if not isinstance(kind, dict) or kind.get("type") != "array":
+        return "other"
+    entry = kind["items"]
+    if entry == ["null", "string"]:
+        return f"{WORD_OR_NONE}[]"
+    return f"{entry if isinstance(entry, str) else _array_of(entry)}[]"
 
 
 class _Cursor:
@@ -204,15 +226,16 @@ class _Cursor:
 class _Shape:
     """Bodies that hold the same number of GPUs, read by the shape of the first of them."""
 
-    def __init__(self, blob: bytes, cursor: _Cursor, gpus: int, plan: _Plan) -> None:
+    def __init__(self, blob: bytes, cursor: _Cursor, gpus: int, plan: _Plan, wanted: Collection[str]) -> None:
         """`cursor` stands behind the count of the GPUs' names."""
         self._blob = blob
         self._cursor = cursor
         self._gpus = gpus
         self._plan = plan
+        self._wanted = wanted
         self._fits = np.ones(len(cursor.at), np.bool_)
         self.gpus_end = cursor.at
-        self._floats: dict[str, NDArray[np.float32]] = {}
+        self._floats: dict[str, NDArray[np.floating[Any]]] = {}
         self._masks: dict[str, NDArray[np.int64]] = {}
 
     def read(self) -> NDArray[np.bool_]:
@@ -223,6 +246,9 @@ class _Shape:
         self._fits &= cursor.buffer[cursor.at] == 0  # the end of the array
         cursor.skip(1)
         self.gpus_end = cursor.at.copy()
+        if not self._plan.plain:
+            self._read_by_template()
+            return self._fits
         for floats, names in _stretches(self._plan.arrays):
             if floats:
                 self._read_floats(names)
@@ -242,6 +268,7 @@ class _Shape:
         return Alike(
             rows=rows,
             longs=longs,
+            words=names.words,
             floats={name: values if everyone else values[fits] for name, values in self._floats.items()},
             masks={name: values if everyone else values[fits] for name, values in self._masks.items()},
             places=places,
@@ -271,6 +298,21 @@ class _Shape:
             self._fits &= rows[f"{name} count"] == 2 * gpus
             self._floats[name] = rows[name]
 
+    def _read_by_template(self) -> None:
+        """All arrays of those that agree with the first body in all but their numbers."""
+        cursor, gpus = self._cursor, self._gpus
+        begin, end = int(cursor.at[0]), int(cursor.end[0])
+        template = template_of(self._blob, begin, end, self._plan.arrays, gpus, self._wanted)
+        if template is None:
+            self._fits[:] = False
+            return
+        self._fits &= cursor.sound & (cursor.end - cursor.at == template.size)
+        rows = cursor.peek(self._blob, template.size)
+        fixed = rows.take(template.fixed, axis=1)
+        self._fits &= (fixed == fixed[0]).all(axis=1)
+        for name, at in template.numbers.items():
+            self._floats[name] = rows[:, at : at + 8 * gpus].view("<f8")
+
     def _read_longs(self, name: str) -> None:
         """An array of whole numbers, as a rule of one byte each."""
         cursor, gpus = self._cursor, self._gpus
@@ -295,10 +337,10 @@ def _stretches(arrays: Sequence[tuple[str, str]]) -> Iterator[tuple[bool, list[s
     names: list[str] = []
     floats = False
     for name, kind in arrays:
-        if names and (kind == "float") is not floats:
+        if names and (kind == "float[]") is not floats:
             yield floats, names
             names = []
-        floats = kind == "float"
+        floats = kind == "float[]"
         names.append(name)
     if names:
         yield floats, names
@@ -320,6 +362,7 @@ class _Names:
         gpus_begin: NDArray[np.int64],
         gpus_end: NDArray[np.int64],
     ) -> None:
+        self._blob = blob
         who = [blob[a:b] for a, b in zip(who_begin.tolist(), who_end.tolist(), strict=True)]
         gpus = [blob[a:b] for a, b in zip(gpus_begin.tolist(), gpus_end.tolist(), strict=True)]
         for spelt in set(who) - _who.keys():
@@ -337,6 +380,17 @@ class _Names:
             len(who),
         )
         """(R,) whether all names of a body are text."""
+        self.words: dict[str, list[str]] = {}
+
+    def read_words(self, names: Sequence[str], begin: NDArray[np.int64], end: NDArray[np.int64]) -> None:
+        """Read the words that stand from `begin` to `end`; they say the same in most bodies."""
+        if not names:
+            return
+        spelt = [self._blob[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+        said = {one: _strings(one, len(names)) for one in set(spelt)}
+        self.readable &= np.fromiter((said[one] is not None for one in spelt), np.bool_, len(spelt))
+        found = [words for one, fine in zip(spelt, self.readable, strict=True) if fine and (words := said[one])]
+        self.words = {name: [words[place] for words in found] for place, name in enumerate(names)}
 
     def nodes(self) -> tuple[list[Place], NDArray[np.uint32], NDArray[np.uint32]]:
         """Place, number and number of the boot of each readable body's node."""

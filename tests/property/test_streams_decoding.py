@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from schemas.codec import HEADER_BYTES, CodecError
 from schemas.records import GpuCounters, GpuSample
 from schemas.registry import current
 from schemas.topics import COUNTERS
+from streams.readings import decode as readings_decode
 from streams.readings.decode import SampleDecoder
 from streams.readings.layouts import alike
 from streams.readings.tables import METRICS, SOURCES, THROTTLE, UNKNOWN_BITS, counter_table
@@ -154,6 +157,65 @@ def test_so_is_a_run_of_counters_of_which_some_columns_are_asked_for(
     for row, name in enumerate(COUNTED.metrics):
         expected = [value for one in good for value in getattr(one, name) or [float("nan")] * len(one.gpus)]
         assert np.array_equal(columns.values[row], np.array(expected), equal_nan=True), name
+
+
+@st.composite
+def counter_runs(draw: st.DrawFn) -> list[Message]:
+    """Counters of few shapes, with other numbers and words in them, and some with bytes changed, cut, or put in."""
+    shapes = draw(st.lists(counter_records(), min_size=1, max_size=3))
+    values = []
+    for _ in range(draw(st.integers(1, 12))):
+        shape = draw(st.sampled_from(shapes))
+        numbers = {
+            name: draw(st.lists(DOUBLES, min_size=len(had), max_size=len(had)))
+            for name in COUNTED.metrics
+            if (had := getattr(shape, name))
+        }
+        words = {"source": draw(st.text(max_size=5)), "sequence": draw(NUMBERS)} if draw(st.booleans()) else {}
+        value = bytearray(CODEC.encode(msgspec.structs.replace(shape, **numbers, **words)))
+        if draw(st.integers(0, 2)) == 0:
+            at = draw(st.integers(HEADER_BYTES, len(value) - 1))
+            end = at + draw(st.integers(0, 3))
+            value[at:end] = draw(st.binary(max_size=3))
+        values.append(bytes(value))
+    return [message(value, offset, START_MS, COUNTERS) for offset, value in enumerate(values)]
+
+
+@given(counter_runs())
+def test_counters_of_one_shape_are_read_as_the_general_decoder_reads_them(run: list[Message]) -> None:
+    decode = SampleDecoder(CODEC, future_ms=60_000, table=COUNTED)
+    together = decode(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readings_decode, "alike", lambda _, messages, *__: ([], np.arange(len(messages))))
+        alone = decode(run)
+    assert together.rejected == alone.rejected
+    assert (together.columns is None) == (alone.columns is None)
+    if together.columns is None or alone.columns is None:
+        return
+    for field in fields(alone.columns):
+        ours, general = getattr(together.columns, field.name), getattr(alone.columns, field.name)
+        if isinstance(general, np.ndarray):
+            np.testing.assert_array_equal(ours, general, field.name)
+        else:
+            assert [tuple(one) for one in ours] == [tuple(one) for one in general], field.name
+
+
+def test_the_counters_of_a_fleet_need_no_general_decoder() -> None:
+    node = {name: [1.5] * 8 for name in COUNTED.metrics}
+    made = [
+        GpuCounters(
+            site="hall-a", rack="r1", node=f"n{n}", boot_id="b", sequence=n, tick_ms=START_MS, observed_ms=START_MS,
+            source="nvml", gpus=[f"{n}-{slot}" for slot in range(8)], gpu_index=list(range(8)),
+            **{name: [float(n)] * 8 for name in node},
+            mig_mode=["disabled"] * 7 + [None], nvlink_link_active=[[1.0] * 18] * 7 + [[]],
+        )
+        for n in range(200)
+    ]  # fmt: skip
+    (one,), left = alike(current("GpuCounters"), [CODEC.encode(one)[HEADER_BYTES:] for one in made], 0, COUNTED.metrics)
+    assert not len(left)
+    assert one.words == {"source": ["nvml"] * 200}
+    assert one.floats.keys() == set(COUNTED.metrics)
+    assert one.floats[COUNTED.metrics[-1]].tolist() == [[float(n)] * 8 for n in range(200)]
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.lists(records(), max_size=3))
