@@ -44,8 +44,9 @@ class ColumnEncoder:
     def __init__(self, record: str, nodes: Sequence[Node], site: str, interval_ms: int) -> None:
         self._record = record
         self._site = site
-        self._begin: dict[tuple[str, str], bytes] = {}
-        self._middle: dict[str, bytes] = {}
+        self._begin: dict[int, tuple[str, bytes]] = {}
+        """By the node's number: its boot, and what its records begin with."""
+        self._middle: dict[int, bytes] = {}
         groups: dict[int, list[Node]] = {}
         for node in nodes:
             who = {
@@ -54,13 +55,13 @@ class ColumnEncoder:
                 "gpus": [gpu.serial for gpu in node.gpus],
                 "gpu_index": [gpu.index for gpu in node.gpus],
             }
-            self._middle[node.name] = _fields(record, who)
+            self._middle[node.number] = _fields(record, who)
             groups.setdefault(len(node.gpus), []).append(node)
         self._groups = [
             (size, members, np.array([[gpu.number for gpu in node.gpus] for node in members]))
             for size, members in groups.items()
         ]
-        self._bits: dict[bytes, bytes] = {}
+        self._bits: dict[bytes, bytes] = {b"": b""}
 
     def encode(
         self,
@@ -85,35 +86,31 @@ class ColumnEncoder:
                     block[name]["count"] = 2 * links
                     block[name]["links"] = values[numbers]
             arrays, step = block.tobytes(), block.dtype.itemsize
-            bits = None if throttle is None else throttle[numbers]
+            bits, bits_step = (b"", 0) if throttle is None else (throttle[numbers].tobytes(), 8 * size)
             for place, node in enumerate(nodes):
-                stamp = stamps[node.number]
+                number = node.number
+                stamp = stamps[number]
                 when = times.get(id(stamp))
                 if when is None:
                     numbered = {
                         "sequence": stamp.sequence, "tick_ms": stamp.tick_ms, "observed_ms": stamp.observed_ms
                     }  # fmt: skip
                     when = times[id(stamp)] = _fields(self._record, numbered)
+                boot, head = self._begin.get(number, ("", b""))
+                if boot != boots[number]:
+                    head = self._head(node, boots[number])
                 row = arrays[place * step : (place + 1) * step]
-                end = b"" if bits is None else self._encode_bits(bits[place])
-                head = self._head(node, boots[node.number])
-                yield node, b"".join((head, when, self._middle[node.name], row, end))
+                mask = bits[place * bits_step : (place + 1) * bits_step]
+                end = self._bits.get(mask)
+                if end is None:
+                    end = self._bits[mask] = _fields(self._record, {_BITS: np.frombuffer(mask, np.int64).tolist()})
+                yield node, b"".join((head, when, self._middle[number], row, end))
 
     def _head(self, node: Node, boot_id: str) -> bytes:
-        key = (node.name, boot_id)
-        found = self._begin.get(key)
-        if found is None:
-            names = {"site": self._site, "rack": node.rack, "node": node.name, "boot_id": boot_id}
-            found = MARKER + registry.current(self._record).fingerprint + _fields(self._record, names)
-            self._begin[key] = found
-        return found
-
-    def _encode_bits(self, bits: NDArray[np.int64]) -> bytes:
-        key = bits.tobytes()
-        found = self._bits.get(key)
-        if found is None:
-            found = self._bits[key] = _fields(self._record, {_BITS: bits.tolist()})
-        return found
+        names = {"site": self._site, "rack": node.rack, "node": node.name, "boot_id": boot_id}
+        head = MARKER + registry.current(self._record).fingerprint + _fields(self._record, names)
+        self._begin[node.number] = boot_id, head
+        return head
 
 
 def _columns(record: str) -> list[tuple[str, str]]:

@@ -82,7 +82,7 @@ def run(context: Context) -> Iterator[Row]:
     # fewer for the mix of real fleets: it is there for what most alarms are in practice, not for the rare kinds
     scenes = [
         Scene(seed, mix, RATES[mix], gpus=context.gpus, hours=context.hours)
-        for mix, of_mix in (("even", seeds), ("published", seeds[: max(1, len(seeds) // 5)]))
+        for mix, of_mix in (("even", seeds), ("published", seeds[: max(1, 2 * len(seeds) // 5)]))
         for seed in of_mix
     ]
     found: dict[str, list[SceneScore]] = {mix: [] for mix in RATES}
