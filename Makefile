@@ -12,7 +12,7 @@ help:
 	@echo 'make setup   only the virtual environment: .venv/bin/fleetpulse'
 	@echo 'make check   lint, types and import rules'
 	@echo 'make bench   measure throughput, memory and delays beside other libraries (about 14 minutes)'
-	@echo 'make quality score detection and correlation on fleets whose faults are known (about 15 minutes)'
+	@echo 'make quality score detection and correlation on fleets whose faults are known (about 13 minutes)'
 	@echo 'make clean   remove what these commands made'
 
 setup: $(STAMP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -85,7 +85,7 @@ class Again:
         self._stale.clear()
         return self._links.settle()
 
-    def neighbours(self, fault_id: str) -> Iterator[str]:
+    def neighbours(self, fault_id: str) -> Collection[str]:
         """What came before and after a fault."""
         return self._links.neighbours(fault_id)
 

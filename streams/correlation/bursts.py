@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -122,6 +122,6 @@ class Links:
         self._joined, self._parted = [], []
         return joined, parted
 
-    def neighbours(self, fault: str) -> Iterator[str]:
+    def neighbours(self, fault: str) -> Collection[str]:
         """The faults with which one is linked."""
-        yield from self._of.get(fault, ())
+        return self._of.get(fault, ())

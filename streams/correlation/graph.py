@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from schemas.catalog.causes import Cause
 
@@ -109,11 +109,10 @@ class Graph:
         cause = self._parent.get(fault)
         return None if cause is None else (cause, self.effects[cause][fault])
 
-    def neighbours(self, fault: str) -> Iterator[str]:
+    def neighbours(self, fault: str) -> Collection[str]:
         """The parent of a fault, and what it is the parent of."""
-        if fault in self._parent:
-            yield self._parent[fault]
-        yield from self._children.get(fault, ())
+        parent, children = self._parent.get(fault), self._children.get(fault, ())
+        return children if parent is None else (parent, *children)
 
     def __len__(self) -> int:
         return len(self.effects) + len(self.causes) + len(self._parent) + len(self._children) + len(self._crowded)

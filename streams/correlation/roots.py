@@ -151,12 +151,15 @@ def _of_faults(
     def weight(fault: Fault) -> tuple[object, ...]:
         return (-len(graph.effects.get(fault.fault_id, ())), *_standing(fault))
 
-    found = 0
+    found, explains_some = 0, False
     for number, fault in enumerate(sorted(faults.values(), key=weight)):
         if number >= _FAULTS and found:
             return
         fault_id = fault.fault_id
         explains = _reach((fault_id,), faults, ties)
+        parts = ties.parts(fault_id)
+        if not (explains or parts) and explains_some:
+            continue  # it explains nothing, and others do
         explained = max(
             (
                 -order[0]
@@ -170,7 +173,7 @@ def _of_faults(
         early = sum(faults[effect].first_ms < fault.first_ms for effect in explains)
         in_order = (1.0 - explained) * (1.0 - _EARLY * early / len(explains) if explains else 1.0)
         beside = max(
-            (groups[row.name, thing] for row, thing, _ in ties.parts(fault_id)),
+            (groups[row.name, thing] for row, thing, _ in parts),
             key=lambda shared: (len(shared.faults), -shared.order),
             default=None,
         )
@@ -184,7 +187,7 @@ def _of_faults(
         because = f"explains {len(explains)} of {others} other faults" + (
             ": " + ", ".join(f"{name} ({count})" for name, count in rows) if rows else ""
         )
-        found += 1
+        found, explains_some = found + 1, explains_some or bool(explains)
         yield Candidate(
             share * in_order,
             fault.component,

@@ -9,7 +9,7 @@ elsewhere, and depends only on the faults that are in, not on the order in which
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
@@ -94,18 +94,15 @@ class Ties:
         grew, fell = (set(chain.from_iterable(chain(*pairs))) for pairs in zip(ties, links, lives, strict=True))
         return Moved(*(faults & self._in.keys() for faults in (grew, fell, explained)))
 
-    def neighbours(self, fault_id: str) -> Iterator[str]:
+    def neighbours(self, fault_id: str) -> Iterable[str]:
         """The faults with which one is in the same incident."""
-        yield from self.graph.neighbours(fault_id)
-        yield from self._together.neighbours(fault_id)
-        yield from self._again.neighbours(fault_id)
+        return chain(*(of.neighbours(fault_id) for of in (self.graph, self._together, self._again)))
 
-    def effects(self, fault_id: str) -> Iterator[tuple[str, float, str]]:
+    def effects(self, fault_id: str) -> list[tuple[str, float, str]]:
         """What a fault explains: (fault id, how surely, the name of the row that says so)."""
-        for effect, row in self.graph.effects.get(fault_id, {}).items():
-            yield effect, row.weight, row.name
-        for again in self._again.after(fault_id):
-            yield again, 1.0, AGAIN
+        by_rows = self.graph.effects.get(fault_id)
+        found = [(effect, row.weight, row.name) for effect, row in by_rows.items()] if by_rows else []
+        return [*found, *((again, 1.0, AGAIN) for again in self._again.after(fault_id))]
 
     def hopes_ms(self, fault_id: str) -> int:
         """How long after its last evidence a fault may still turn out to be the cause of another one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from schemas.catalog.causes import CommonCause
 from streams.correlation.base_rates import HOUR_MS, FleetRates
@@ -58,7 +58,7 @@ class Bursts:
         self._stale.clear()
         return self._links.settle()
 
-    def neighbours(self, fault_id: str) -> Iterator[str]:
+    def neighbours(self, fault_id: str) -> Collection[str]:
         """The faults that came together with one, as far as they are linked with it."""
         return self._links.neighbours(fault_id)
 
