@@ -22,13 +22,7 @@ from schemas.catalog import load
 from schemas.catalog.causes import causes
 from schemas.catalog.metrics import watch_list
 from schemas.codec import SingleObjectCodec
-from schemas.topics import (
-    ANOMALIES,
-    COUNTERS,
-    EVENTS,
-    FAULTS,
-    SAMPLES,
-)
+from schemas.topics import ANOMALIES, COUNTERS, EVENTS, FAULTS, SAMPLES
 from streams import metrics
 from streams.app import build_app
 from streams.delivery import Delivery, persistently

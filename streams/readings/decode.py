@@ -29,8 +29,8 @@ from streams.readings.tables import SAMPLE_TABLE, SOURCES, UNKNOWN_BITS, Table
 
 _ENVELOPE = ("site", "rack", "node", "boot_id", "sequence", "tick_ms", "interval_ms", "source", "gpus", "gpu_index")
 """What is decoded of every record beside its metrics, where it has it."""
-_UNHEARD_OF = len(SOURCES)
 _RANKS = {source: rank for rank, source in enumerate(SOURCES)}
+_UNHEARD_OF = len(SOURCES)
 """The rank of a source that nobody has heard of."""
 _SENTINEL = "\x00end of block"
 
