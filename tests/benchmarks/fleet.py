@@ -36,6 +36,8 @@ _READY_S = 180.0
 _BATCH_AGE_MS = 10_000
 """Of the loader. Every insert writes a roll-up by minute of every GPU in it, so one that spans ten seconds costs
 ClickHouse a fifth of ten that span one; the history is seen that much later, and pages do not wait for it."""
+_GATHERS_S = {"streams": 0.0, "loader": _BATCH_AGE_MS / 1000}
+"""For how long a consumer waits for more before it writes."""
 _KEPT_PACE = 0.99
 """Of the rate that is asked for: less is a simulator that does not keep up."""
 
@@ -90,10 +92,16 @@ class Played:
         return float(np.median(seconds)), float(seconds.max()), float(seconds[-max(1, len(seconds) // 10) :].mean())
 
     def growth(self, consumer: str) -> float:
-        """By how much a consumer falls further behind: seconds of the fleet per second, by least squares."""
+        """By how much a consumer falls further behind: seconds of the fleet per second, by least squares.
+
+        One that gathers is behind by less each time it has written: of it the least in each two batches' time counts.
+        """
         per_s = self.gpus / GPUS_PER_NODE
         at, behind = np.array([(look.at_s, look.behind[consumer] / per_s) for look in self.looks]).T
-        return float(np.polyfit(at, behind, 1)[0])
+        window_s = 2 * _GATHERS_S[consumer] or _LOOK_S
+        begins = np.unique((at - at[0]) // window_s, return_index=True)[1]
+        least, when = np.minimum.reduceat(behind, begins), at[begins]
+        return float(np.polyfit(when, least, 1)[0]) if len(when) > 1 else 0.0
 
     def cores(self) -> dict[str, float]:
         """Part to the processor seconds that it takes each second."""

@@ -11,7 +11,7 @@ from tests.benchmarks.table import Row, count, judged
 _GPUS, _SECONDS = 100_000, 300.0
 _WARM_UP_S = 30.0
 _GROWTH_S = 2.0
-"""By so much the lag may rise over the whole run, by the straight line through it: two ticks, which is its noise."""
+"""By so much the lag may rise over the whole run, by a straight line (`Played.growth`): two ticks, its noise."""
 
 
 def run(context: Context) -> Iterable[Row]:
