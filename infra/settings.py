@@ -62,6 +62,9 @@ class ClickHouseSettings(BaseModel):
     username: str = Field("fleetpulse", description="The login that writes.")
     password: SecretStr | None = Field(None, description="Its password; better kept in password_file.")
     password_file: Path | None = Field(None, description="A file that holds the password and only its owner reads.")
+    nice: int = Field(
+        10, ge=0, le=19, description="How far the embedded one stands back where processors are short; 0: not at all."
+    )
     analyst_username: str = Field("analyst", description="The login that `fleetpulse sql` uses; it need only read.")
     analyst_password: SecretStr | None = Field(None, description="Its password, where it has one.")
 

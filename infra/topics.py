@@ -54,7 +54,7 @@ def wanted(
         for name, value in changes.items():
             if name not in listed:
                 raise OperatorError(
-                    f"topics.{field} names {name!r}, which is not a topic; topics are {', '.join(listed)}"
+                    f"kafka.{field} names {name!r}, which is not a topic; topics are {', '.join(listed)}"
                 )
             listed[name] = msgspec.structs.replace(listed[name], **{field: value})
     by_rack = {name: topic.partitions for name, topic in listed.items() if topic.key == "rack"}

@@ -84,7 +84,8 @@ async def persistently(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
 
     def tell(state: RetryCallState) -> None:
         reason = state.outcome.exception() if state.outcome else None
-        log.warning("Kafka does not answer; trying again", doing=what, attempt=state.attempt_number, reason=str(reason))
+        say = "Kafka did not take it, or did not answer; trying again"
+        log.warning(say, doing=what, attempt=state.attempt_number, reason=str(reason))
 
     async for trial in AsyncRetrying(
         retry=retry_if_exception_type(KafkaException),

@@ -72,6 +72,8 @@ class Worker:
         self._incidents: dict[int, IncidentPartition] = {}
         self._assigned: dict[tuple[str, int], int] = {}
         """What is ours, and since when by the clock."""
+        self._handled: dict[tuple[str, int], int] = {}
+        """Up to where, in what is ours."""
         self._looked_at: set[int] = set()
         """Partitions of samples in which nothing has come since they are ours, and of which no more can be told."""
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
@@ -130,10 +132,14 @@ class Worker:
         metrics.READINGS.inc(outcome.readings)
         metrics.LATE.inc(outcome.late)
         metrics.RUN_SECONDS.labels(topic).observe(time.monotonic() - began)
-        tp = TP(topic, partition)
+        self._handled[topic, partition] = run[-1].offset + 1
+        self._measure_lag(topic, partition)
+
+    def _measure_lag(self, topic: str, partition: int) -> None:
+        tp, handled = TP(topic, partition), self._handled.get((topic, partition))
         highwater = self.app.consumer.highwater(tp) if tp in self.app.consumer.assignment() else None
-        if highwater is not None:
-            metrics.LAG.labels(topic, partition).set(max(0, highwater - run[-1].offset - 1))
+        if highwater is not None and handled is not None:
+            metrics.LAG.labels(topic, partition).set(max(0, highwater - handled))
 
     async def _work(
         self, topic: str, run: Sequence[Message], handle: Callable[[int, Sequence[Message]], Awaitable[Outcome]]
@@ -224,6 +230,7 @@ class Worker:
             for held in self._samples.values():
                 held.unseen(_now_ms())  # the broker is away, which says nothing of the nodes
         for topic, partition in sorted(self._assigned):
+            self._measure_lag(topic, partition)
             if topic == SAMPLES:
                 await self._judge_quiet(partition)
 
@@ -310,6 +317,9 @@ class Worker:
     async def _on_revoked(self, _: Any, revoked: set[Any], **__: Any) -> None:
         """Another worker may go on from what we have written, so what we hold is worth nothing from here on."""
         gone = {(tp.topic, tp.partition) for tp in revoked}
+        for topic, partition in gone:
+            if self._handled.pop((topic, partition), None) is not None:
+                metrics.LAG.remove_by_labels({"topic": topic, "partition": str(partition)})
         self._assigned = {tp: since_ms for tp, since_ms in self._assigned.items() if tp not in gone}
         self._drop(gone)
 

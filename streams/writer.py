@@ -45,7 +45,7 @@ class Writer:
         """`kafka` is a librdkafka client configuration."""
         self._config = {
             **kafka,
-            "enable.idempotence": True,  # also keeps what is written in its order, whatever has to be sent again
+            "enable.idempotence": True,  # also keeps the order where something has to be sent again
             "acks": "all",
             "partitioner": "murmur2_random",
             "compression.type": "lz4",
@@ -54,8 +54,11 @@ class Writer:
             "message.max.bytes": LARGEST_BYTES,
             "message.timeout.ms": _GIVES_UP_MS,
             "reconnect.backoff.max.ms": 2000,
-            "log_level": 0,
+            "error_cb": self._note,
+            "log_level": 0,  # what matters comes through the callback, in our own log format
         }
+        self._said: set[str] = set()
+        """Kinds of trouble that were told of since Kafka last took something."""
         self._producer = Producer(self._config)
         self._over = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="written", daemon=True)
@@ -81,17 +84,19 @@ class Writer:
         return [send for alone in refused for send in await self._settled([alone])]
 
     async def _settled(self, sends: Sequence[Send]) -> list[Send]:
-        receipts = _Receipts(len(sends))
+        receipts, producer = _Receipts(len(sends)), self._producer
         for number, send in enumerate(sends):
             try:
                 await self._hand_over(send, number, receipts)
             except KafkaException as error:
                 receipts.settle(number, error.args[0])
         errors = await receipts.done
+        if not errors:
+            self._said.clear()
         others = [error for error in errors.values() if error.code() != KafkaError.MSG_SIZE_TOO_LARGE]
         dead = [error for error in others if error.fatal() or error.code() == KafkaError._FATAL]  # noqa: SLF001
         if dead:
-            await self._renew(dead[0])
+            await self._renew(producer, dead[0])
         if others:
             raise KafkaException(others[0])
         return [sends[number] for number in sorted(errors)]
@@ -109,12 +114,25 @@ class Writer:
             else:
                 return
 
-    async def _renew(self, error: KafkaError) -> None:
+    async def _renew(self, dead: Producer, error: KafkaError) -> None:
         """Begin with a new producer: after a fatal error (the broker lost what it had acknowledged) the old is dead."""
+        if self._producer is not dead:
+            return  # whoever else wrote with it has done so
         log.warning("the Kafka producer is renewed", reason=error.str())
-        old, self._producer = self._producer, Producer(self._config)
-        old.purge()
-        await asyncio.to_thread(old.flush, _POLL_S)  # whoever waits for what it held learns that it was not written
+        self._producer = Producer(self._config)
+
+        def let_go() -> None:
+            dead.purge()
+            while dead.flush(_POLL_S):
+                pass  # whoever waits for what it held learns that it was not written
+
+        await asyncio.to_thread(let_go)
+
+    def _note(self, error: KafkaError) -> None:
+        """The client has trouble, and says why, which a record that was not written does not."""
+        if error.name() not in self._said:
+            self._said.add(error.name())
+            log.warning("trouble with writing to Kafka", reason=error.str())
 
     def _listen(self) -> None:
         while not self._over.is_set():

@@ -8,8 +8,9 @@ import queue
 import socket
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,10 +165,21 @@ def _stand_back(nice: int) -> None:
     """Let others have the processor first: for the calling thread and all that it starts."""
     os.nice(nice)
     if os.getsid(0) == os.getpid():
-        # where the kernel shares by sessions (sched_autogroup_enabled), ours stands back as a whole; where it does not,
-        # or says "not so fast", the above is what there is
-        with suppress(OSError):
-            AUTOGROUP.write_text(str(nice))
+        # where the kernel shares by sessions (sched_autogroup_enabled), ours stands back as a whole
+        _write_patiently(AUTOGROUP, str(nice))
+
+
+def _write_patiently(path: Path, text: str) -> None:
+    """Write where there is such a file; the kernel takes ten of these a second of the whole machine."""
+    for _ in range(5):
+        try:
+            path.write_text(text)
+        except BlockingIOError:
+            time.sleep(TICK_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _confine(settings: EmbeddedClickHouseSettings, folder: Folder) -> Confinement:

@@ -59,6 +59,7 @@ def clickhouse(settings: Settings) -> None:
         port=address.port,
         password_file=part.password_file,
         analyst_password=part.analyst_password,
+        nice=part.nice,
     )
 
     # before it runs: its process confines itself to its own folder

@@ -103,7 +103,8 @@ def alike(
         cursor.skip(cursor.long())
     gpus_begin = cursor.at.copy()
     gpus = cursor.long()
-    cursor.sound &= (gpus > 0) & (gpus <= _MOST_GPUS)
+    # its count is looked for in one byte below, so another way to write it is left to the general decoder, too
+    cursor.sound &= (gpus > 0) & (gpus <= _MOST_GPUS) & (cursor.at == gpus_begin + 1)
     left, odd = left[cursor.sound], [left[~cursor.sound]]
     found: list[Alike] = []
     for _ in range(_MOST_SHAPES):

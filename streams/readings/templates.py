@@ -18,6 +18,7 @@ SIZES = {"float": 4, "double": 8}
 WORD_OR_NONE = "null|string"
 KINDS = frozenset({"int[]", "long[]", f"{WORD_OR_NONE}[]", *(f"{kind}[]" for kind in SIZES), "double[][]"})
 """The types of fields that are understood."""
+INDEX = "gpu_index"
 _LONGEST_VARINT = 9
 
 
@@ -37,15 +38,18 @@ def template_of(
 ) -> Template | None:
     """The template that the arrays in `body[at:end]` give; None where they are laid out in an unusual way, or broken.
 
-    `fields` are names and types. A wanted array is of doubles, and where it is offered has one for each of `gpus`.
+    `fields` are names and types. A wanted array is of doubles, and where it is offered has one for each of `gpus`; so
+    has the array of the GPUs' indexes.
     """
     walk = _Walk(body, at, end)
     numbers: dict[str, int] = {}
     try:
         for name, kind in fields:
             begin, count = walk.array(kind)
-            if name in wanted and count:
-                if kind != "double[]" or count != gpus:
+            if count and count != gpus and (name in wanted or name == INDEX):
+                return None
+            if count and name in wanted:
+                if kind != "double[]":
                     return None
                 numbers[name] = begin - at
     except _OddError:

@@ -128,7 +128,8 @@ def test_a_producer_that_has_lost_its_place_is_replaced(
 
         def poll(self, _: float) -> None: ...
         def purge(self) -> None: ...
-        def flush(self, _: float) -> None: ...
+        def flush(self, _: float) -> int:
+            return 0
 
     def lose(into: Writer) -> None:
         monkeypatch.setattr(into, "_producer", Lost())

@@ -128,7 +128,7 @@ def counter_records(draw: st.DrawFn) -> GpuCounters:
         observed_ms=START_MS,
         source=draw(st.sampled_from(["nvml", "dcgm", "nvidia_smi", "else"])),
         gpus=gpus,
-        gpu_index=list(range(size)),
+        gpu_index=list(range(draw(st.sampled_from([size] * 9 + [size + 1])))),
         **fields,
     )
 
@@ -141,7 +141,8 @@ def test_so_is_a_run_of_counters_of_which_some_columns_are_asked_for(
     values.insert(place, garbage)
     run = [message(value, offset, START_MS, COUNTERS) for offset, value in enumerate(values)]
     decoded = SampleDecoder(CODEC, future_ms=60_000, table=COUNTED)(run)
-    sizes = [{len(one.gpus), *(len(getattr(one, name)) for name in COUNTED.metrics)} for one in records]
+    arrays = ("gpu_index", *COUNTED.metrics)
+    sizes = [{len(one.gpus), *(len(getattr(one, name)) for name in arrays)} for one in records]
     good = [one for one, found in zip(records, sizes, strict=True) if found <= {0, len(one.gpus)}]
     assert len(decoded.rejected) == len(records) - len(good) + 1
     if not good:
@@ -216,6 +217,16 @@ def test_the_counters_of_a_fleet_need_no_general_decoder() -> None:
     assert one.words == {"source": ["nvml"] * 200}
     assert one.floats.keys() == set(COUNTED.metrics)
     assert one.floats[COUNTED.metrics[-1]].tolist() == [[float(n)] * 8 for n in range(200)]
+
+
+def test_a_count_that_is_written_in_two_bytes_where_one_would_do_is_read_all_the_same() -> None:
+    usual = CODEC.encode(sample("n1", 0, ["serial"] * 8))
+    odd = usual.replace(b"\x10\x0cserial", b"\x90\x00\x0cserial", 1)
+    assert len(odd) == len(usual) + 1
+    columns, rejected = SampleDecoder(CODEC, future_ms=60_000)([message(odd, 0, START_MS)])
+    assert not rejected
+    assert columns is not None
+    assert columns.gpu_count.tolist() == [8]
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.lists(records(), max_size=3))

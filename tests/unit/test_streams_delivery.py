@@ -77,7 +77,7 @@ def test_what_kafka_does_not_take_is_written_again_until_it_does(topic: str) -> 
     with capture_logs() as said:
         names = deliver(log)
     assert log.failures == []
-    assert [one["event"] for one in said] == ["Kafka does not answer; trying again"] * 2
+    assert [one["event"] for one in said] == ["Kafka did not take it, or did not answer; trying again"] * 2
     assert names[-3:] == [STREAMS_STATE] * 3
     assert {ANOMALIES, FAULTS, DEAD_LETTERS} <= set(names[: names.index(STREAMS_STATE)]), "memory waits for outputs"
     assert {send.key for send in log.taken[-3:]} == {b"fault|x", b"fault|y", b"applied|hardware.events"}

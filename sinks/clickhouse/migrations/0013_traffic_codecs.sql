@@ -1,4 +1,4 @@
--- Traffic over NVLink and PCIe is most of a GPU sample's bytes: FPC saves 2 to 4 % of it (sinks/clickhouse/README.md).
+-- Traffic over NVLink and PCIe is nearly half of a GPU sample's bytes: FPC saves 2 to 4 % of it (sinks/clickhouse/README.md).
 -- What is there already keeps its codec until it is merged.
 
 ALTER TABLE ${database}.gpu_samples
