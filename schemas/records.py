@@ -517,3 +517,9 @@ RECORDS: dict[str, type[Record]] = {
     )
 }
 """Schema name to record class."""
+
+# msgspec learns what a class is like when it first decodes one, and another thread that decodes one meanwhile finds
+# half of it and crashes (msgspec 0.22: SIGSEGV). Here nobody else decodes yet. What is kept in other classes has its
+# decoders made where they are defined, for the same reason. `tests/integration/test_decoding_in_threads.py` holds it.
+for _kind in RECORDS.values():
+    msgspec.msgpack.Decoder(_kind)

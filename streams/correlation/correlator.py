@@ -27,6 +27,7 @@ from streams.correlation.roots import judge
 from streams.correlation.ties import Ties
 from streams.topology import Topology
 
+_HELD, _LEARNT = msgspec.msgpack.Decoder(Held), msgspec.msgpack.Decoder(Learnt)
 _KEEP_LOOSE_MS = 120_000
 """Faults that are worth no incident wait at least so long for one to explain them, and as long as a row of the causal
 table has them explain one that comes."""
@@ -140,10 +141,10 @@ class Correlator:
             self._groups[group.incident_id], self._members[group.incident_id] = group, {}
             self._touched.restored(group)
         elif kind == MEMBER:
-            held = msgspec.msgpack.decode(state, type=Held)
+            held = _HELD.decode(state)
             self._held[held.fault.fault_id] = held
         elif kind == RATES:
-            self._rates.learnt = msgspec.msgpack.decode(state, type=Learnt)
+            self._rates.learnt = _LEARNT.decode(state)
 
     def restored(self) -> None:
         """All is taken back. A kill in the middle of keeping it may have left halves: what hangs together is joined

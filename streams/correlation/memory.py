@@ -41,7 +41,10 @@ class Group(msgspec.Struct, kw_only=True):
     @staticmethod
     def unpacked(state: bytes) -> Group:
         """The same, taken back. Raises `zlib.error` and `msgspec.DecodeError`."""
-        return msgspec.msgpack.decode(zlib.decompress(state[1:]) if state[:1] == b"z" else state[1:], type=Group)
+        return _GROUP.decode(zlib.decompress(state[1:]) if state[:1] == b"z" else state[1:])
+
+
+_GROUP = msgspec.msgpack.Decoder(Group)
 
 
 class Held(msgspec.Struct, kw_only=True):

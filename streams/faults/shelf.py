@@ -15,6 +15,7 @@ from streams.faults.history import History
 from streams.faults.source import Source
 from streams.faults.words import MAINTENANCE
 
+_OPEN_FAULT, _HISTORY = msgspec.msgpack.Decoder(OpenFault), msgspec.msgpack.Decoder(History)
 _KEEP_ENDED_MS = 3_600_000
 """The evidence of a fault that is over is remembered for so long: delivered again it opens no second life."""
 
@@ -114,7 +115,7 @@ class Shelf:
 
     def restore(self, key: str, state: bytes) -> None:
         """Take back one fault. Raises `msgspec.DecodeError` where the bytes are not ours."""
-        found = msgspec.msgpack.decode(state, type=OpenFault)
+        found = _OPEN_FAULT.decode(state)
         if found.ended_ms is None:
             self.open[key] = found
         else:
@@ -123,7 +124,7 @@ class Shelf:
 
     def restore_history(self, component: str, state: bytes) -> None:
         """Take back one history. Raises as `restore` does."""
-        self._histories[component] = msgspec.msgpack.decode(state, type=History)
+        self._histories[component] = _HISTORY.decode(state)
 
     def restored(self, events_end: int, anomalies_end: int) -> None:
         """All is taken back. What was taken from beyond a topic's end was taken from one that was there before it."""

@@ -22,6 +22,7 @@ from streams.health.judging import NOTHING, Judge
 from streams.health.rack import Counts, Rack, RackHealth, Where, about, is_nameless
 from streams.topology import DECLARED, Topology
 
+_RACK_HEALTH = msgspec.msgpack.Decoder(RackHealth)
 _MOST_AT_ONCE = 2000
 """Components of the inventory that are looked at in one step of time: a fleet's first verdicts come in some steps."""
 
@@ -160,7 +161,7 @@ class HealthBook:
 
     def restore(self, state: bytes) -> None:
         """Take back one rack. Raises `zlib.error` and `msgspec.MsgspecError` where the bytes are not ours."""
-        kept = msgspec.msgpack.decode(zlib.decompress(state), type=RackHealth)
+        kept = _RACK_HEALTH.decode(zlib.decompress(state))
         rack = Rack(kept, self._judge, self._topology, self.counts)
         self._racks[rack.where] = rack
         self._node_in |= dict.fromkeys(kept.nodes, rack.where)

@@ -46,6 +46,9 @@ class Standing(msgspec.Struct):
         return self.raised_at <= offset and (self.cleared_at is None or self.cleared_at > offset)
 
 
+_STANDING = msgspec.msgpack.Decoder(Standing)
+
+
 class _Partition:
     """One partition of readings: windows, detectors, and the anomalies that stand.
 
@@ -61,7 +64,7 @@ class _Partition:
         self._standing: dict[str, Standing] = {}
 
         def take_back(key: str, state: bytes) -> None:
-            kept = msgspec.msgpack.decode(state, type=Standing)
+            kept = _STANDING.decode(state)
             kept.raised_at = 0 if kept.raised_at > end else kept.raised_at
             kept.cleared_at = 0 if (kept.cleared_at or 0) > end else kept.cleared_at
             self._standing[key] = kept
@@ -158,6 +161,9 @@ class Counted(msgspec.Struct):
     kept: Kept
 
 
+_COUNTED = msgspec.msgpack.Decoder(Counted)
+
+
 class CounterPartition(_Partition):
     """One partition of `gpu.counters`, which keeps what its spans have counted every few minutes.
 
@@ -189,7 +195,7 @@ class CounterPartition(_Partition):
 
         def take_back(key: str, state: bytes) -> None:
             slot, _, rule = key.partition("|")
-            counted = msgspec.msgpack.decode(zlib.decompress(state), type=Counted)
+            counted = _COUNTED.decode(zlib.decompress(state))
             before = newest.get(rule)
             if counted.offset <= first and (before is None or counted.offset > before.offset):
                 newest[rule], self._slot = counted, 1 - int(slot)
