@@ -8,9 +8,8 @@ import queue
 import socket
 import sysconfig
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from infra.clickhouse.access import Keys, writer_password
 from infra.clickhouse.analyst import Policy, rules
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 TICK_S: Final = 0.2
 STOP_S: Final = 5.0  # for connections, once no statement runs any more
 AUTOGROUP: Final = Path("/proc/self/autogroup")  # man 7 sched
+_FEW_TIMES: Final = stop_after_attempt(5)
 MAX_URL_BYTES: Final = 2**20  # as a ClickHouse server
 
 
@@ -164,22 +165,13 @@ def _serve(
 def _stand_back(nice: int) -> None:
     """Let others have the processor first: for the calling thread and all that it starts."""
     os.nice(nice)
-    if os.getsid(0) == os.getpid():
-        # where the kernel shares by sessions (sched_autogroup_enabled), ours stands back as a whole
-        _write_patiently(AUTOGROUP, str(nice))
-
-
-def _write_patiently(path: Path, text: str) -> None:
-    """Write where there is such a file; the kernel takes ten of these a second of the whole machine."""
-    for _ in range(5):
-        try:
-            path.write_text(text)
-        except BlockingIOError:
-            time.sleep(TICK_S)
-        except OSError:
-            return
-        else:
-            return
+    if os.getsid(0) != os.getpid():
+        return
+    # where the kernel shares by sessions (sched_autogroup_enabled), ours stands back as a whole; it takes ten of these
+    # a second of the whole machine, and where it does not share so there is no such file
+    patiently = Retrying(retry=retry_if_exception_type(BlockingIOError), wait=wait_fixed(TICK_S), stop=_FEW_TIMES)
+    with suppress(OSError, RetryError):
+        patiently(AUTOGROUP.write_text, str(nice))
 
 
 def _confine(settings: EmbeddedClickHouseSettings, folder: Folder) -> Confinement:

@@ -9,7 +9,7 @@ elsewhere, and depends only on the faults that are in, not on the order in which
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -158,37 +158,41 @@ class Ties:
         """Enter what explains a fault."""
         fault, found = one.fault, dict[str, tuple[Order, Cause]]()
         newest_ms = max(onsets_ms(fault))
-        for near, by_class in self._rows.explaining(fault.fault_class, fault.code).items():
-            for name in one.places.get(near, ()):
-                for of_class, bucket in self._buckets.get((near, name), _NOTHING).items():
-                    for row in by_class.get(of_class, ()):
-                        for began_ms, cause_id in bucket:
-                            if began_ms > newest_ms + row.before_ms:
-                                break
-                            cause = self._in[cause_id].fault
-                            if cause is not fault and _is_in_time(row, cause, fault) and is_cause(row, cause):
-                                order, known = _order(cause, fault, row), found.get(cause_id)
-                                if known is None or order < known[0]:
-                                    found[cause_id] = order, row
+        by_near = self._rows.explaining(fault.fault_class, fault.code)
+        where = (((near, name), by_near[near]) for near in by_near for name in one.places.get(near, ()))
+        for row, bucket in self._meeting(where):
+            for began_ms, cause_id in bucket:
+                if began_ms > newest_ms + row.before_ms:
+                    break
+                cause = self._in[cause_id].fault
+                if cause is not fault and _is_in_time(row, cause, fault) and is_cause(row, cause):
+                    order, known = _order(cause, fault, row), found.get(cause_id)
+                    if known is None or order < known[0]:
+                        found[cause_id] = order, row
         self.graph.explain(fault.fault_id, found)
 
     def _find_effects(self, one: Entered, since_ms: int | None) -> None:
         """Enter what a fault explains; where it has only gone on since `since_ms`, what it explains by that."""
         fault = one.fault
-        for place, by_class in one.effects.items():
+        for row, bucket in self._meeting(one.effects.items()):
+            from_ms = fault.first_ms - row.before_ms if since_ms is None else since_ms + row.within_ms + 1
+            if bucket[-1][0] < from_ms:
+                continue
+            until_ms = fault.last_ms + row.within_ms
+            for at in range(bisect_left(bucket, (from_ms, _BEFORE_ALL)), len(bucket)):
+                began_ms, effect_id = bucket[at]
+                if began_ms > until_ms:
+                    break
+                effect = self._in[effect_id].fault
+                if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
+                    self.graph.add(effect_id, _order(fault, effect, row), row)
+
+    def _meeting(self, where: Iterable[tuple[Place, Mapping[str, Sequence[Cause]]]]) -> Iterator[tuple[Cause, _Bucket]]:
+        """Each row, given by place and by the class that it is about, with the faults of that class that are there."""
+        for place, by_class in where:
             for of_class, bucket in self._buckets.get(place, _NOTHING).items():
                 for row in by_class.get(of_class, ()):
-                    from_ms = fault.first_ms - row.before_ms if since_ms is None else since_ms + row.within_ms + 1
-                    if bucket[-1][0] < from_ms:
-                        continue
-                    until_ms = fault.last_ms + row.within_ms
-                    for at in range(bisect_left(bucket, (from_ms, _BEFORE_ALL)), len(bucket)):
-                        began_ms, effect_id = bucket[at]
-                        if began_ms > until_ms:
-                            break
-                        effect = self._in[effect_id].fault
-                        if effect is not fault and (not row.effect_codes or effect.code in row.effect_codes):
-                            self.graph.add(effect_id, _order(fault, effect, row), row)
+                    yield row, bucket
 
     def _explain_anew(self, crowded: set[str]) -> None:
         """Look once more for what explains some faults, of which not all explanations had been kept."""

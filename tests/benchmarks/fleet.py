@@ -26,7 +26,6 @@ from streams.settings import StreamsSettings
 from tests.benchmarks.context import BenchmarkError, Context, Measured, on, quiet
 
 PARTS = ("simulator", "Kafka", "streams", "loader", "ClickHouse")
-CONSUMERS = ("streams", "loader")
 GPUS_PER_NODE, _NODES_PER_RACK = 8, 8
 GPUS_PER_RACK = GPUS_PER_NODE * _NODES_PER_RACK
 _LOOK_S = 2.0
@@ -38,6 +37,7 @@ _BATCH_AGE_MS = 10_000
 ClickHouse a fifth of ten that span one; the history is seen that much later, and pages do not wait for it."""
 _GATHERS_S = {"streams": 0.0, "loader": _BATCH_AGE_MS / 1000}
 """For how long a consumer waits for more before it writes."""
+CONSUMERS = tuple(_GATHERS_S)
 _KEPT_PACE = 0.99
 """Of the rate that is asked for: less is a simulator that does not keep up."""
 

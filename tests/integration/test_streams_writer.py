@@ -109,7 +109,10 @@ def test_a_worker_that_ends_does_not_wait_for_a_broker_that_is_away(fresh_kafka:
         with Writer({"bootstrap.servers": fresh_kafka.bootstrap}) as into:
             waits = asyncio.ensure_future(into.write([Send("t", b"k", b"x")]))
             await asyncio.sleep(0.1)
+            assert not waits.done()
             waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
